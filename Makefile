@@ -1,0 +1,43 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Shapes and types named in signatures are checked while the tests run.
+PYTEST := $(BIN)/pytest --jaxtyping-packages=infini_attention,beartype.beartype --cov
+
+.PHONY: help setup test check demo format peers clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP) ## create .venv with the package and all that tests and training need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install -qq -c constraints.txt -e '.[dev,train,plot]'
+	touch $@
+
+test: check ## check, then run all tests, the fast ones first, and print the coverage
+	$(PYTEST) -m "not slow" --cov-report=
+	$(PYTEST) -m slow --cov-append
+
+check: $(STAMP) ## lint, formatting, types, and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+demo: $(STAMP) ## read a book, recall what was hidden in it
+	$(BIN)/infini demo
+
+format: $(STAMP) ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+peers: $(STAMP) ## add the implementations that benchmarks compare with
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'], sep='\n')" > .venv/peers.txt
+	$(PIP) install -qq -c constraints.txt --no-deps -r .venv/peers.txt
+
+clean: ## remove what builds and tests leave behind, but not .venv
+	rm -rf build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
