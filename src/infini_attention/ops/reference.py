@@ -1,0 +1,148 @@
+"""The equations in order, one token after another: the oracle that every other backend is compared with.
+
+Slow on purpose, and shares no code with the vectorised backend but the feature maps and the rotation. Computes in at
+least float32 (float64 where the inputs are), and autograd runs through all of it. The equation numbers are those of
+arXiv 2404.07143.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infini_attention.ops.features import elu_plus_one, rms_norm, unit_silu
+from infini_attention.ops.inputs import Inputs, Result, Tokens
+from infini_attention.ops.rotary import rotate
+from infini_attention.state import InfiniState, Memory
+
+
+def forward(inputs: Inputs) -> Result:
+    """See `infini_attention`."""
+    outputs, states = [], []
+    for row in range(inputs.state.batch_size):
+        stream = _Stream.thaw(inputs, row)
+        tokens = inputs.tokens.map(lambda tensor, row=row: tensor[row : row + 1])
+        outputs.append(_read_row(stream, tokens))
+        states.append(stream.freeze())
+    return torch.stack(outputs), _stack_rows(states)
+
+
+@dataclass
+class _Stream:
+    """One row while it is read: `M [G, K, V]`, `z [G, K]` or None, and the unfinished segment's keys and values."""
+
+    inputs: Inputs
+    M_start: Tensor
+    z_start: Tensor | None
+    M: Tensor
+    z: Tensor | None
+    keys: list[Tensor]
+    values: list[Tensor]
+    tokens_seen: int
+
+    @classmethod
+    def thaw(cls, inputs: Inputs, row: int) -> "_Stream":
+        state = inputs.state
+        committed, running = (
+            (memory.matrix[row], None if memory.normalizer is None else memory.normalizer[row])
+            for memory in (state.committed, state.running)
+        )
+        filled = int(state.tokens_in_window[row])
+        keys, values = list(state.keys[row, :filled]), list(state.values[row, :filled])
+        return cls(inputs, *committed, *running, keys, values, int(state.tokens_seen[row]))
+
+    def freeze(self) -> InfiniState:
+        state = self.inputs.state
+        unused = state.segment_size - len(self.keys)
+        return InfiniState(
+            Memory(self.M_start[None], None if self.z_start is None else self.z_start[None]),
+            Memory(self.M[None], None if self.z is None else self.z[None]),
+            torch.stack([*self.keys, *[torch.zeros_like(state.keys[0, 0])] * unused])[None],
+            torch.stack([*self.values, *[torch.zeros_like(state.values[0, 0])] * unused])[None],
+            torch.tensor([self.tokens_seen]),
+        )
+
+
+def _read_row(stream: _Stream, tokens: Tokens) -> Tensor:
+    """All tokens of one row, `[1, T, ...]` in, `[T, H, V]` out; padded tokens give 0."""
+    time, heads, value_dim = *tokens.q.shape[1:3], tokens.v.shape[3]
+    outputs = list(tokens.q.new_zeros(time, heads, value_dim))
+    for t in range(time):
+        if tokens.valid is None or tokens.valid[0, t]:
+            outputs[t] = _read_token(stream, tokens[t : t + 1])
+    return torch.stack(outputs) if outputs else tokens.q.new_zeros(time, heads, value_dim)
+
+
+def _read_token(stream: _Stream, token: Tokens) -> Tensor:
+    """Answers one token `[1, 1, ...]`, then writes it: `[H, V]`."""
+    inputs, slot, dtype = stream.inputs, len(stream.keys), stream.M.dtype
+    q, k = token.q[0, 0], token.k[0, 0]
+    if inputs.rotary is not None:
+        cos, sin = (table[slot] for table in inputs.rotary)  # positions restart in each segment
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    stream.keys.append(k)
+    stream.values.append(token.v[0, 0])
+
+    group = token.q.shape[2] // token.k.shape[2]
+    keys = torch.stack(stream.keys, 1).to(dtype).repeat_interleave(group, 0)  # [H, n, K]
+    values = torch.stack(stream.values, 1).to(dtype).repeat_interleave(group, 0)
+    scores = torch.einsum("hk,hnk->hn", q.to(dtype), keys) * inputs.scale
+    out = torch.einsum("hn,hnv->hv", scores.softmax(-1), values)  # A_dot
+
+    if inputs.rule != "none":
+        read, empty = _retrieve(stream, token.q_mem[0, 0].to(dtype), group)
+        share = torch.sigmoid(token.gate[0, 0].to(dtype)).masked_fill(empty, 0)[:, None]
+        out = share * read + (1 - share) * out  # eq. 10
+        _write(stream, token)
+    stream.tokens_seen += 1
+    if len(stream.keys) == inputs.segment_size:
+        stream.M_start, stream.z_start = stream.M, stream.z
+        stream.keys, stream.values = [], []
+    return out.to(token.q.dtype)
+
+
+def _retrieve(stream: _Stream, q: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """What the memory of the segment's start answers `[H, V]`, and where it is empty `[H]`."""
+    M = stream.M_start.repeat_interleave(group, 0)
+    if stream.z_start is None:
+        read = torch.einsum("hk,hkv->hv", unit_silu(q), M)
+        return rms_norm(read, stream.inputs.norm_weight), (M == 0).flatten(1).all(-1)
+    z = stream.z_start.repeat_interleave(group, 0)
+    empty = (z == 0).all(-1)
+    sigma = elu_plus_one(q)
+    denominator = (sigma * z).sum(-1).masked_fill(empty, 1)
+    return torch.einsum("hk,hkv->hv", sigma, M) / denominator[:, None], empty  # eq. 7
+
+
+def _write(stream: _Stream, token: Tokens) -> None:
+    dtype = stream.M.dtype
+    k, v = token.k_mem[0, 0].to(dtype), token.v[0, 0].to(dtype)
+    if stream.z is None or stream.z_start is None:
+        key = unit_silu(k)
+        beta = 1.0 if token.beta is None else token.beta[0, 0].to(dtype)[:, None]
+        kept = 1.0 if token.log_decay is None else token.log_decay[0, 0].to(dtype).exp()[:, None, None]
+        M = kept * stream.M
+        surprise = beta * (v - torch.einsum("gk,gkv->gv", key, M))
+        stream.M = M + torch.einsum("gk,gv->gkv", key, surprise)
+        return
+    sigma = elu_plus_one(k)
+    if stream.inputs.rule == "delta":  # eq. 9: less what the memory of the segment's start already answers
+        empty = (stream.z_start == 0).all(-1)
+        denominator = (sigma * stream.z_start).sum(-1).masked_fill(empty, 1)
+        v = v - torch.einsum("gk,gkv->gv", sigma, stream.M_start) / denominator[:, None]
+    stream.M = stream.M + torch.einsum("gk,gv->gkv", sigma, v)  # eq. 8
+    stream.z = stream.z + sigma
+
+
+def _stack_rows(rows: list[InfiniState]) -> InfiniState:
+    def stack(memories: list[Memory]) -> Memory:
+        normalizers = [memory.normalizer for memory in memories if memory.normalizer is not None]
+        return Memory(torch.cat([memory.matrix for memory in memories]), torch.cat(normalizers) if normalizers else None)
+
+    return InfiniState(
+        stack([row.committed for row in rows]),
+        stack([row.running for row in rows]),
+        torch.cat([row.keys for row in rows]),
+        torch.cat([row.values for row in rows]),
+        torch.cat([row.tokens_seen for row in rows]),
+    )

@@ -1,0 +1,115 @@
+"""What a stream carries from call to call: a value that is passed in and returned, never kept on a module.
+
+The size of a state depends on the shapes alone, not on how much was read: the unfinished segment's keys and values are
+allocated whole, so `nbytes` is the same after one token and after ten million.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from infini_attention.shapes import MemoryMatrix, MemoryNormalizer, RowCounts, Rule, SegmentKeys, SegmentValues
+
+PAPER_RULES: tuple[Rule, ...] = ("linear", "delta")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The compressive memory of one layer: `M` and, in the paper's rules, its normaliser `z` (both at least float32)."""
+
+    matrix: MemoryMatrix
+    normalizer: MemoryNormalizer | None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.matrix,) if self.normalizer is None else (self.matrix, self.normalizer)
+
+
+@dataclass(frozen=True)
+class InfiniState:
+    """The state of one attention layer for a batch of streams.
+
+    Attributes:
+        committed: the memory as it stood at the start of the unfinished segment. This is what queries read.
+        running: `committed` plus what the unfinished segment's tokens have written so far.
+        keys: `[B, C, G, K]`, the unfinished segment's keys, rotated, in the dtype of the model; unused slots are zero.
+        values: `[B, C, G, V]`, likewise.
+        tokens_seen: `[B]` int64, real (not padded) tokens of each row. It stays on the CPU: how many slots of a segment
+            are filled decides which code runs, and asking an accelerator for it would stall every decode step.
+    """
+
+    committed: Memory
+    running: Memory
+    keys: SegmentKeys
+    values: SegmentValues
+    tokens_seen: RowCounts
+
+    @classmethod
+    def zeros(
+        cls,
+        batch_size: int,
+        num_kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        segment_size: int,
+        *,
+        rule: Rule,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """The state of a stream of which nothing has been read. `dtype` is that of the keys and values."""
+        memory_dtype = torch.promote_types(dtype, torch.float32)
+        memory_shape = (0, 0) if rule == "none" else (key_dim, value_dim)
+        matrix = torch.zeros(batch_size, num_kv_heads, *memory_shape, dtype=memory_dtype, device=device)
+        normalizer = matrix.new_zeros(batch_size, num_kv_heads, key_dim) if rule in PAPER_RULES else None
+        memory = Memory(matrix, normalizer)
+        keys = torch.zeros(batch_size, segment_size, num_kv_heads, key_dim, dtype=dtype, device=device)
+        values = torch.zeros(batch_size, segment_size, num_kv_heads, value_dim, dtype=dtype, device=device)
+        return cls(memory, memory, keys, values, torch.zeros(batch_size, dtype=torch.int64))
+
+    @property
+    def batch_size(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def segment_size(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def tokens_in_window(self) -> RowCounts:
+        """`[B]`: tokens of the unfinished segment, which attention still sees exactly."""
+        return self.tokens_seen % self.segment_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors: both memories, the segment's keys and values, the token counts."""
+        tensors = (*self.committed.tensors(), *self.running.tensors(), self.keys, self.values, self.tokens_seen)
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same state on `device` (the token counts stay on the CPU)."""
+        moved = pytree.tree_map(lambda tensor: tensor.to(device), self)
+        return replace(moved, tokens_seen=self.tokens_seen)
+
+    def detach(self) -> Self:
+        """The same values without their history: the border of truncated back-propagation through time."""
+        return pytree.tree_map(lambda tensor: tensor.detach(), self)
+
+    def select_rows(self, index: Tensor) -> Self:
+        """Rows `index` (`[N]` int64), in that order; a row may be taken more than once (beam search, forks)."""
+        return pytree.tree_map(lambda tensor: tensor.index_select(0, index.to(tensor.device)), self)
+
+    def repeat_rows(self, times: int) -> Self:
+        """Each row `times` times in place: `a b` becomes `a a b b`."""
+        return pytree.tree_map(lambda tensor: tensor.repeat_interleave(times, 0), self)
+
+    def forget(self) -> Self:
+        """The same stream with its memory emptied: the memory-off control. The unfinished segment stays."""
+        empty = pytree.tree_map(torch.zeros_like, self.committed)
+        return replace(self, committed=empty, running=empty)
+
+
+for _node in (Memory, InfiniState):
+    pytree.register_dataclass(_node)
