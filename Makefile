@@ -2,10 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Shapes and types named in signatures are checked while the tests run.
-PYTEST := $(BIN)/pytest --jaxtyping-packages=infini_attention,beartype.beartype --cov
+# The shapes and types in the signatures of the mathematics are checked at every call while the tests run. (Public
+# functions above it check their arguments themselves, with messages for people.)
+PYTEST := $(BIN)/pytest --cov \
+	--jaxtyping-packages=infini_attention.ops,infini_attention.state,infini_attention.nn.attention,beartype.beartype
 
-.PHONY: help setup test check demo format peers clean
+.PHONY: help setup test check demo format docs peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +35,9 @@ demo: $(STAMP) ## read a book, recall what was hidden in it
 format: $(STAMP) ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+docs: $(STAMP) ## write docs/cli.md anew
+	$(BIN)/python docs/cli.py
 
 peers: $(STAMP) ## add the implementations that benchmarks compare with
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'], sep='\n')" > .venv/peers.txt

@@ -1,7 +1,8 @@
 """The legend of axes, and the tensor types that carry it.
 
     B batch · T time · H query heads · G key/value heads · K key head size · V value head size
-    S segments · C tokens per segment (the segment size) · L tokens handled together · E model width · R rotary size
+    S segments · P their S + 1 borders · C tokens per segment (the segment size) · L tokens handled together
+    E model width · R rotary size
 
 `H` is never a head size. The public layout is `[B, T, H, D]`. The tests run with these types checked at every call
 (see CONTRIBUTING.md); outside the tests they cost nothing.
@@ -37,3 +38,6 @@ BlockValues = Float[Tensor, "B G S L V"]
 BlockScalars = Float[Tensor, "B G S L"]
 Memories = Float[Tensor, "B G S K V"]
 Normalizers = Float[Tensor, "B G S K"]
+# At the start of each of S segments and after the last one.
+MemoriesAround = Float[Tensor, "B G P K V"]
+NormalizersAround = Float[Tensor, "B G P K"]

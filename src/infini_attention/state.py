@@ -5,7 +5,6 @@ allocated whole, so `nbytes` is the same after one token and after ten million.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ PAPER_RULES: tuple[Rule, ...] = ("linear", "delta")
 
 @dataclass(frozen=True)
 class Memory:
-    """The compressive memory of one layer: `M` and, in the paper's rules, its normaliser `z` (both at least float32)."""
+    """The compressive memory of one layer: `M` and, in the paper's rules, its normaliser `z`; at least float32."""
 
     matrix: MemoryMatrix
     normalizer: MemoryNormalizer | None
@@ -33,7 +32,9 @@ class InfiniState:
 
     Attributes:
         committed: the memory as it stood at the start of the unfinished segment. This is what queries read.
-        running: `committed` plus what the unfinished segment's tokens have written so far.
+        running: what the unfinished segment's tokens have written. Under gated_delta this is the memory after the last
+            token. Under the paper's rules it is the sum of these writes alone, added to `committed` when the segment
+            ends: beside the sums of a long stream, the write of a single token would be lost in rounding.
         keys: `[B, C, G, K]`, the unfinished segment's keys, rotated, in the dtype of the model; unused slots are zero.
         values: `[B, C, G, V]`, likewise.
         tokens_seen: `[B]` int64, real (not padded) tokens of each row. It stays on the CPU: how many slots of a segment
@@ -58,7 +59,7 @@ class InfiniState:
         rule: Rule,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
-    ) -> Self:
+    ) -> "InfiniState":
         """The state of a stream of which nothing has been read. `dtype` is that of the keys and values."""
         memory_dtype = torch.promote_types(dtype, torch.float32)
         memory_shape = (0, 0) if rule == "none" else (key_dim, value_dim)
@@ -88,24 +89,24 @@ class InfiniState:
         tensors = (*self.committed.tensors(), *self.running.tensors(), self.keys, self.values, self.tokens_seen)
         return sum(tensor.nbytes for tensor in tensors)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "InfiniState":
         """The same state on `device` (the token counts stay on the CPU)."""
         moved = pytree.tree_map(lambda tensor: tensor.to(device), self)
         return replace(moved, tokens_seen=self.tokens_seen)
 
-    def detach(self) -> Self:
+    def detach(self) -> "InfiniState":
         """The same values without their history: the border of truncated back-propagation through time."""
         return pytree.tree_map(lambda tensor: tensor.detach(), self)
 
-    def select_rows(self, index: Tensor) -> Self:
+    def select_rows(self, index: Tensor) -> "InfiniState":
         """Rows `index` (`[N]` int64), in that order; a row may be taken more than once (beam search, forks)."""
         return pytree.tree_map(lambda tensor: tensor.index_select(0, index.to(tensor.device)), self)
 
-    def repeat_rows(self, times: int) -> Self:
+    def repeat_rows(self, times: int) -> "InfiniState":
         """Each row `times` times in place: `a b` becomes `a a b b`."""
         return pytree.tree_map(lambda tensor: tensor.repeat_interleave(times, 0), self)
 
-    def forget(self) -> Self:
+    def forget(self) -> "InfiniState":
         """The same stream with its memory emptied: the memory-off control. The unfinished segment stays."""
         empty = pytree.tree_map(torch.zeros_like, self.committed)
         return replace(self, committed=empty, running=empty)

@@ -29,9 +29,9 @@ def infini_attention(
 ) -> Result:
     """Attends exactly inside the current segment and reads everything before it from the memory.
 
-    Feeding a text in any split, one token at a time included, gives the same outputs and the same final state as feeding
-    it whole. Implements Munkhdalai, Faruqui and Gopal 2024 (arXiv 2404.07143), equations 7 to 10, and the gated delta
-    rule of docs/equations.md.
+    Feeding a text in any split, one token at a time included, gives the same outputs and the same final state as
+    feeding it whole. Implements Munkhdalai, Faruqui and Gopal 2024 (arXiv 2404.07143), equations 7 to 10, and the gated
+    delta rule of docs/equations.md.
 
     Args:
         q: `[B, T, H, K]` queries, without position embedding. T is any length, not only multiples of the segment.

@@ -2,13 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from infini_attention.errors import ConfigError, ShapeError
-from infini_attention.shapes import Keys, Outputs, PerKVHead, PerQueryHead, Queries, RotaryTable, Rule, TokenMask, Values
+from infini_attention.shapes import (
+    Keys,
+    Outputs,
+    PerKVHead,
+    PerQueryHead,
+    Queries,
+    RotaryTable,
+    Rule,
+    TokenMask,
+    Values,
+)
 from infini_attention.state import PAPER_RULES, InfiniState
 
 
@@ -30,7 +40,7 @@ class Tokens:
     log_decay: PerKVHead | None
     valid: TokenMask | None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Tokens":
         """Applies `function` to each tensor that is there, once where two fields hold the same one."""
         done: dict[int, Tensor] = {}
         changed = {}
@@ -42,7 +52,7 @@ class Tokens:
                 changed[field.name] = done[id(tensor)]
         return replace(self, **changed)
 
-    def __getitem__(self, span: slice) -> Self:
+    def __getitem__(self, span: slice) -> "Tokens":
         return self.map(lambda tensor: tensor[:, span])
 
 
@@ -102,10 +112,10 @@ def check_inputs(
         gate = q.new_zeros(heads)
     elif gate is None:
         raise ConfigError(f"rule {rule!r} needs gate logits, [H] or [B, T, H]; got None")
-    elif gate.dim() == 1:
-        _expect("gate", gate, (heads,))
-    else:
-        _expect("gate", gate, (batch, time, heads))
+    elif not gate.is_floating_point() or tuple(gate.shape) not in ((heads,), (batch, time, heads)):
+        raise ShapeError(
+            f"gate must be floating-point logits {[heads]} or {[batch, time, heads]}; got {gate.dtype} {_shape(gate)}"
+        )
     if rule != "gated_delta":
         for name, extra in (("beta", beta), ("log_decay", log_decay), ("norm_weight", norm_weight)):
             if extra is not None:
@@ -148,6 +158,8 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtyp
 
 
 def _check_rotary(rotary: tuple[Tensor, Tensor], segment_size: int, key_dim: int) -> None:
+    if len(rotary) != 2 or rotary[0].shape != rotary[1].shape:
+        raise ShapeError(f"rotary must be (cos, sin) of one shape; got {[_shape(table) for table in rotary]}")
     for name, table in zip(("cos", "sin"), rotary, strict=True):
         size = table.shape[-1]
         if table.dim() != 2 or table.shape[0] != segment_size or size > key_dim or size % 2 or size == 0:

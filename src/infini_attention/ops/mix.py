@@ -1,33 +1,14 @@
 """One pass over pieces of segments: exact attention inside them, the memory's answer, and the gate between the two."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from infini_attention.ops import rules
 from infini_attention.ops.inputs import Inputs, Tokens
-from infini_attention.shapes import Memories, Normalizers, Outputs
-from infini_attention.state import InfiniState, Memory
-
-
-@dataclass(frozen=True)
-class MemoryTrace:
-    """The memory at the start of each of S segments and after the last: S + 1 of them along the third axis."""
-
-    matrices: Memories
-    normalizers: Normalizers | None
-
-    def __getitem__(self, index: int) -> Memory:
-        """The memory after `index` segments, of all rows."""
-        return Memory(self.matrices[:, :, index], None if self.normalizers is None else self.normalizers[:, :, index])
-
-    def select(self, index: Tensor) -> Memory:
-        """The memory after `index[b]` segments of row b."""
-        row = torch.arange(len(index), device=index.device)
-        normalizer = None if self.normalizers is None else self.normalizers[row, :, index]
-        return Memory(self.matrices[row, :, index], normalizer)
+from infini_attention.ops.rules import MemoryTrace
+from infini_attention.shapes import Outputs
+from infini_attention.state import InfiniState
 
 
 def attend(
@@ -35,7 +16,8 @@ def attend(
 ) -> tuple[Outputs, MemoryTrace]:
     """Writes and reads the memory for tokens of `segments` equal pieces, and mixes the answer with `local` (eq. 10)."""
     if inputs.rule == "none":
-        return local, MemoryTrace(state.committed.matrix[:, :, None].expand(-1, -1, segments + 1, -1, -1), None)
+        nothing = state.committed.matrix[:, :, None].expand(-1, -1, segments + 1, -1, -1)
+        return local, MemoryTrace(nothing, None, nothing, None)
     dtype = state.committed.matrix.dtype
     batch, time, heads = tokens.gate.shape
     kv_heads = tokens.k.shape[2]
@@ -45,7 +27,7 @@ def attend(
         """`[B, T, G, ...]` to `[B, G, S, L, ...]`."""
         return x.to(dtype).reshape(batch, segments, length, *x.shape[2:]).movedim(3, 1)
 
-    memories, normalizers = rules.write(
+    trace = rules.write(
         inputs.rule,
         blocks(tokens.k_mem),
         blocks(tokens.v),
@@ -54,8 +36,8 @@ def attend(
         None if tokens.valid is None else tokens.valid.reshape(batch, 1, segments, length),
         state,
     )
-    starts = memories[:, :, :-1]
-    z_starts = None if normalizers is None else normalizers[:, :, :-1]
+    starts = trace.starts[:, :, :-1]
+    z_starts = None if trace.start_normalizers is None else trace.start_normalizers[:, :, :-1]
     # The query heads of a group share a memory: they are rows of one product.
     q = tokens.q_mem.to(dtype).reshape(batch, segments, length, kv_heads, group, -1).permute(0, 3, 1, 4, 2, 5)
     answer = rules.read(q.reshape(batch, kv_heads, segments, group * length, -1), starts, z_starts, inputs.norm_weight)
@@ -65,7 +47,7 @@ def attend(
     empty = rules.is_empty(starts, z_starts)  # [B, G, S]
     share = torch.sigmoid(tokens.gate.to(dtype)).reshape(batch, segments, length, kv_heads, group)
     share = share.masked_fill(empty.transpose(1, 2)[:, :, None, :, None], 0).reshape(batch, time, heads, 1)
-    return torch.lerp(local.to(dtype), answer, share).to(tokens.q.dtype), MemoryTrace(memories, normalizers)
+    return torch.lerp(local.to(dtype), answer, share).to(tokens.q.dtype), trace
 
 
 def local_attention(

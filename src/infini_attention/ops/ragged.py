@@ -1,7 +1,7 @@
 """Rows whose segments end at different tokens: left-padded prompts, and streams that are decoded side by side.
 
-Few tokens that fit into every row's unfinished segment are answered where they stand. Otherwise each row is laid out on a
-grid of whole segments, its unfinished segment first, so that the segments of all rows line up.
+Few tokens that fit into every row's unfinished segment are answered where they stand. Otherwise each row is laid out on
+a grid of whole segments, its unfinished segment first, so that the segments of all rows line up.
 """
 
 from dataclasses import replace
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from infini_attention.ops.inputs import Inputs, Result, Tokens
-from infini_attention.ops.mix import MemoryTrace, attend, local_attention
+from infini_attention.ops.mix import attend, local_attention
 from infini_attention.ops.rotary import rotate
+from infini_attention.ops.rules import MemoryTrace
 from infini_attention.shapes import RowCounts, SegmentKeys, SegmentValues, Slots
 from infini_attention.state import InfiniState
 
@@ -33,8 +34,7 @@ def forward(inputs: Inputs) -> Result:
     out, trace, keys, values = place(inputs, tokens, slots, stops)
     finished = stops // inputs.segment_size
     next_state = InfiniState(
-        trace.select(finished.to(valid.device)),
-        trace[-1],
+        *trace.at(finished.to(valid.device)),
         keys,
         values,
         state.tokens_seen + stops - filled,
@@ -63,7 +63,7 @@ def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> 
     grid = tokens.map(lambda x: _place(x, tokens, slots, segments * size))
 
     def lay_out(placed: Tensor, before: Tensor) -> Tensor:
-        """`[B, S + 1, C, ...]`: the unfinished segment goes on in the slots it left empty; one empty segment ends it."""
+        """`[B, S + 1, C, ...]`: goes on in the empty slots of the unfinished segment; an empty one comes last."""
         first = before + placed[:, :size]
         laid = torch.cat((first, placed[:, size:], torch.zeros_like(first)), 1)
         return laid.view(len(stops), segments + 1, *first.shape[1:])

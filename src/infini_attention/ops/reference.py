@@ -6,6 +6,7 @@ arXiv 2404.07143.
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def forward(inputs: Inputs) -> Result:
     outputs, states = [], []
     for row in range(inputs.state.batch_size):
         stream = _Stream.thaw(inputs, row)
-        tokens = inputs.tokens.map(lambda tensor, row=row: tensor[row : row + 1])
+        tokens = inputs.tokens.map(itemgetter(slice(row, row + 1)))
         outputs.append(_read_row(stream, tokens))
         states.append(stream.freeze())
     return torch.stack(outputs), _stack_rows(states)
@@ -29,7 +30,11 @@ def forward(inputs: Inputs) -> Result:
 
 @dataclass
 class _Stream:
-    """One row while it is read: `M [G, K, V]`, `z [G, K]` or None, and the unfinished segment's keys and values."""
+    """One row while it is read.
+
+    `M_start [G, K, V]` and `z_start [G, K]` are the memory of the segment's start. Under gated_delta, `M` is the memory
+    after the last token; under the paper's rules, `M` and `z` are the sums that the unfinished segment adds at its end.
+    """
 
     inputs: Inputs
     M_start: Tensor
@@ -96,8 +101,7 @@ def _read_token(stream: _Stream, token: Tokens) -> Tensor:
         _write(stream, token)
     stream.tokens_seen += 1
     if len(stream.keys) == inputs.segment_size:
-        stream.M_start, stream.z_start = stream.M, stream.z
-        stream.keys, stream.values = [], []
+        _commit(stream)
     return out.to(token.q.dtype)
 
 
@@ -106,12 +110,13 @@ def _retrieve(stream: _Stream, q: Tensor, group: int) -> tuple[Tensor, Tensor]:
     M = stream.M_start.repeat_interleave(group, 0)
     if stream.z_start is None:
         read = torch.einsum("hk,hkv->hv", unit_silu(q), M)
-        return rms_norm(read, stream.inputs.norm_weight), (M == 0).flatten(1).all(-1)
+        weight = stream.inputs.norm_weight
+        return rms_norm(read, None if weight is None else weight.to(read.dtype)), (M == 0).flatten(1).all(-1)
     z = stream.z_start.repeat_interleave(group, 0)
-    empty = (z == 0).all(-1)
     sigma = elu_plus_one(q)
-    denominator = (sigma * z).sum(-1).masked_fill(empty, 1)
-    return torch.einsum("hk,hkv->hv", sigma, M) / denominator[:, None], empty  # eq. 7
+    denominator = (sigma * z).sum(-1)
+    denominator = denominator.masked_fill(denominator == 0, 1)
+    return torch.einsum("hk,hkv->hv", sigma, M) / denominator[:, None], (z == 0).all(-1)  # eq. 7
 
 
 def _write(stream: _Stream, token: Tokens) -> None:
@@ -127,17 +132,29 @@ def _write(stream: _Stream, token: Tokens) -> None:
         return
     sigma = elu_plus_one(k)
     if stream.inputs.rule == "delta":  # eq. 9: less what the memory of the segment's start already answers
-        empty = (stream.z_start == 0).all(-1)
-        denominator = (sigma * stream.z_start).sum(-1).masked_fill(empty, 1)
+        denominator = (sigma * stream.z_start).sum(-1)
+        denominator = denominator.masked_fill(denominator == 0, 1)
         v = v - torch.einsum("gk,gkv->gv", sigma, stream.M_start) / denominator[:, None]
     stream.M = stream.M + torch.einsum("gk,gv->gkv", sigma, v)  # eq. 8
     stream.z = stream.z + sigma
 
 
+def _commit(stream: _Stream) -> None:
+    """The segment is full: what it wrote can be read from now on."""
+    if stream.z is None or stream.z_start is None:
+        stream.M_start = stream.M
+    else:
+        stream.M_start, stream.M = stream.M_start + stream.M, torch.zeros_like(stream.M)
+        stream.z_start, stream.z = stream.z_start + stream.z, torch.zeros_like(stream.z)
+    stream.keys, stream.values = [], []
+
+
 def _stack_rows(rows: list[InfiniState]) -> InfiniState:
     def stack(memories: list[Memory]) -> Memory:
         normalizers = [memory.normalizer for memory in memories if memory.normalizer is not None]
-        return Memory(torch.cat([memory.matrix for memory in memories]), torch.cat(normalizers) if normalizers else None)
+        return Memory(
+            torch.cat([memory.matrix for memory in memories]), torch.cat(normalizers) if normalizers else None
+        )
 
     return InfiniState(
         stack([row.committed for row in rows]),

@@ -1,7 +1,7 @@
 """The torch backend: all segments of a call at once, in big matrix products.
 
-A call is cut where the stream's segments end: what completes the unfinished segment, all whole segments together, and the
-start of the next one. Rows whose segments do not end at the same token go to `ragged`.
+A call is cut where the stream's segments end: what completes the unfinished segment, all whole segments together, and
+the start of the next one. Rows whose segments do not end at the same token go to `ragged`.
 """
 
 from dataclasses import replace
@@ -49,11 +49,10 @@ def _part(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
         slots = torch.arange(stop, device=keys.device)
         visible = slots <= slots[start:, None]
     local = local_attention(tokens.q, keys[:, :stop], values[:, :stop], inputs.scale, visible=visible)
-    out, memories = attend(inputs, tokens, local, state, 1)
+    out, trace = attend(inputs, tokens, local, state, 1)
     full = stop == inputs.segment_size
     return out, InfiniState(
-        memories[1] if full else state.committed,
-        memories[1],
+        *trace.at(int(full)),
         torch.zeros_like(keys) if full else keys,
         torch.zeros_like(values) if full else values,
         state.tokens_seen + tokens.q.shape[1],
@@ -72,5 +71,5 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     if inputs.rotary is not None:
         q, k = rotate(q, *inputs.rotary), rotate(k, *inputs.rotary)
     local = local_attention(q, k, rows(tokens.v), inputs.scale, causal=True)
-    out, memories = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
-    return out, InfiniState(memories[segments], memories[segments], state.keys, state.values, state.tokens_seen + segments * size)
+    out, trace = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
+    return out, InfiniState(*trace.at(segments), state.keys, state.values, state.tokens_seen + segments * size)

@@ -1,0 +1,25 @@
+"""Writes docs/cli.md: every command's --help. Run by `make docs`; a test compares the file with what it would write."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMANDS = ("", "demo", "pull", "convert", "read", "generate")
+PAGE = Path(__file__).with_suffix(".md")
+
+
+def page() -> str:
+    """The whole page."""
+    parts = ["# The command line\n\nWritten by `make docs`.\n"]
+    for command in COMMANDS:
+        arguments = [sys.executable, "-m", "infini_attention.cli", *command.split(), "--help"]
+        environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+        parts.append(f"## infini {command}".rstrip() + f"\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,156 @@
+"""What the subcommands share: options, output, and how a model is opened."""
+
+import json
+import re
+import resource
+import sys
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infini_attention.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from infini_attention.sessions import Session
+
+DEFAULT_MODEL = "smollm2-135m"
+
+console = Console(stderr=True)  # progress and remarks; stdout is for results
+
+
+class RuleName(StrEnum):
+    """How the memory is written."""
+
+    linear = "linear"
+    delta = "delta"
+    gated_delta = "gated_delta"
+    none = "none"
+
+
+class DTypeName(StrEnum):
+    """The dtype of the weights; the memory is always float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"A directory, a hub id, a .gguf file, or a pulled model.  [default: {DEFAULT_MODEL}, or the session's]",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+SegmentSize = Annotated[
+    int | None, typer.Option("--segment-size", help="Tokens per segment, for a base model.  [default: 1024]")
+]
+Rule = Annotated[
+    RuleName | None, typer.Option("--rule", help="How the memory is written, for a base model.  [default: gated_delta]")
+]
+DType = Annotated[DTypeName | None, typer.Option("--dtype", help="Of the weights.  [default: as saved]")]
+Device = Annotated[str, typer.Option("--device", help="Where to run, such as cpu or cuda.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to open a model."""
+
+    source: str
+    segment_size: int | None = None
+    rule: RuleName | None = None
+    dtype: DTypeName | None = None
+    device: str = "cpu"
+
+    def open(self, **settings: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """The model and its tokenizer. `settings` of a conversion stand in for options that were not given."""
+        import torch
+
+        from infini_attention.models import load_model, load_tokenizer
+
+        try:
+            torch.empty(1, device=self.device).item()
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+        if self.segment_size is not None:
+            settings["segment_size"] = self.segment_size
+        if self.rule is not None:
+            settings["rule"] = self.rule.value
+        dtype = None if self.dtype is None else getattr(torch, self.dtype.value)
+        with console.status(f"loading {self.source}"):
+            tokenizer = load_tokenizer(self.source)
+            return load_model(self.source, dtype=dtype, device=self.device, **settings), tokenizer
+
+
+def open_session(options: ModelOptions, path: Path | None) -> "Session":
+    """A new session, or the one in `path`, opened with the model that it names unless another is asked for."""
+    from infini_attention.models import InfiniSettings
+    from infini_attention.models.loading import is_infini
+    from infini_attention.sessions import Session, read_header
+
+    if path is None:
+        options = replace(options, source=options.source or DEFAULT_MODEL)
+        return Session(*options.open(), name=options.source)
+    header = read_header(path)
+    options = replace(options, source=options.source or header.model)
+    settings = {} if is_infini(options.source) else InfiniSettings.from_dict(header.settings).to_dict()
+    settings.pop("backend", None)  # not of the conversion
+    return Session.load(path, *options.open(**settings), name=options.source)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Raises `InputError` unless `path` can be made. Called before the work, not after it."""
+    if path.exists() and not force:
+        raise InputError(f"{path} exists already; give --force to replace it")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder {path.parent} does not exist")
+
+
+def emit(result: dict[str, Any], *, as_json: bool) -> None:
+    """The result on stdout: one JSON object, or a line per entry."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name.replace('_', ' '):<{width}}  {_readable(name, value)}")
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, ru_maxrss begins with what the parent process had
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def human_bytes(count: float) -> str:
+    """1234567 as 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _readable(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name.endswith("_bytes"):
+        return human_bytes(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"

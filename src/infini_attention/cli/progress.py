@@ -1,0 +1,26 @@
+"""The progress display of long reads."""
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from infini_attention.cli.common import console, human_bytes
+
+
+class ReadProgress(Progress):
+    """Tokens read, tokens per second, the constant size of the state, and the time left (by bytes of text)."""
+
+    def __init__(self, total_bytes: int | None) -> None:
+        super().__init__(
+            TextColumn("reading"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[tokens]:,} tokens · {task.fields[rate]:,.0f}/s · state {task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,  # it would write an empty line
+        )
+        self.bar = self.add_task("", total=total_bytes, tokens=0, rate=0.0, state=human_bytes(0))
+
+    def show(self, *, done_bytes: int, tokens: int, rate: float, state_bytes: int) -> None:
+        """Called after each chunk."""
+        self.update(self.bar, completed=done_bytes, tokens=tokens, rate=rate, state=human_bytes(state_bytes))

@@ -1,0 +1,273 @@
+"""A live stream: a model that has read something, and goes on from there."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from infini_attention.data import TextPiece, tokenize_stream
+from infini_attention.errors import InputError, SnapshotError
+from infini_attention.models import InfiniCache
+from infini_attention.models.fingerprint import fingerprint
+from infini_attention.models.scoring import logits_of, score
+from infini_attention.models.states import empty_states, full_kv_bytes
+from infini_attention.sessions.digest import TokenDigest
+from infini_attention.sessions.snapshot import SnapshotHeader, load_snapshot, read_header, save_snapshot
+from infini_attention.sessions.stats import ReadStats
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a stream: all that has to be kept to go on from it. Nothing in it is ever changed."""
+
+    cache: InfiniCache
+    stats: ReadStats
+    digest: TokenDigest
+    logits: Tensor | None  # [V], of the token after the last one read
+
+
+class Session:
+    """A stream of one row. Reading and generating move it forward; `fork()` keeps a place to come back to.
+
+    Args:
+        model: an Infini model.
+        tokenizer: its tokenizer.
+        name: what the model is called, kept in snapshots as a hint.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "") -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.position = Position(InfiniCache(model.config.num_hidden_layers), ReadStats(), TokenDigest(), None)
+
+    @property
+    def cache(self) -> InfiniCache:
+        return self.position.cache
+
+    @property
+    def stats(self) -> ReadStats:
+        return self.position.stats
+
+    @property
+    def segment_size(self) -> int:
+        return self.model.config.infini_settings.segment_size
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the whole state: the same from the first token on."""
+        return self.cache.nbytes
+
+    @property
+    def full_kv_bytes(self) -> int:
+        """Bytes that a full key-value cache would take for what was read."""
+        return full_kv_bytes(self.model, self.stats.tokens_read)
+
+    @property
+    def tokens_in_window(self) -> int:
+        """Tokens of the unfinished segment, which attention sees exactly."""
+        return self._tokens_seen % self.segment_size
+
+    @property
+    def tokens_compressed(self) -> int:
+        """Tokens that are in the memory alone."""
+        return self._tokens_seen - self.tokens_in_window
+
+    @property
+    def _tokens_seen(self) -> int:
+        seen = self.cache.tokens_seen
+        return 0 if seen is None else int(seen[0])
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Tokens that are neither in the window nor in the memory: none."""
+        return self.stats.tokens_read - self.tokens_in_window - self.tokens_compressed
+
+    def fork(self) -> "Session":
+        """A second session that goes on from here; what both have read is shared, not copied."""
+        fork = Session(self.model, self.tokenizer, name=self.name)
+        fork.position = self.position
+        return fork
+
+    def read(self, text: str | Iterable[str], **options: Any) -> ReadStats:
+        """Reads a text, or blocks of one, to its end; the options are those of `read_steps`."""
+        for _ in self.read_steps([text] if isinstance(text, str) else text, **options):
+            pass
+        return self.stats
+
+    def read_steps(
+        self,
+        blocks: Iterable[str],
+        *,
+        chunk_size: int | None = None,
+        scored: bool = True,
+        max_tokens: int | None = None,
+        resume: bool = False,
+    ) -> Iterator[ReadStats]:
+        """Reads blocks of text as they come, and yields after each chunk.
+
+        However it is interrupted, the session is that of all whole chunks so far.
+
+        Args:
+            blocks: pieces of one text, cut anywhere.
+            chunk_size: tokens handled at a time; changes no result. None means one segment, and at least 1024.
+            scored: whether to compute the loss of each token.
+            max_tokens: stop after so many.
+            resume: the text begins with all that the session has read; that is checked, and the rest is read.
+
+        Raises:
+            InputError: bad text, or with `resume` a text that begins otherwise.
+        """
+        chunk_size = max(1024, self.segment_size) if chunk_size is None else chunk_size
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, in tokens; got {chunk_size}")
+        pieces = tokenize_stream(blocks, self.tokenizer, start=resume or self.stats.tokens_read == 0)
+        if resume:
+            pieces = self._after_known_start(pieces)
+        if max_tokens is not None:
+            pieces = _limited(pieces, max_tokens)
+        first = -self.tokens_in_window % self.segment_size or chunk_size  # chunks then begin where segments do
+        for ids, nbytes in _chunks(pieces, min(first, chunk_size), chunk_size):
+            self._advance(ids, nbytes, scored)
+            yield self.stats
+
+    def _after_known_start(self, pieces: Iterator[TextPiece]) -> Iterator[TextPiece]:
+        """What follows the tokens that the session has read, once their digest has shown that they are the same."""
+        digest, left, rest = TokenDigest(), self.stats.tokens_read, TextPiece([], [], "")
+        for piece in pieces:
+            known, rest = piece.split(left)
+            digest, left = digest.update(known.token_ids), left - len(known.token_ids)
+            if left == 0:
+                break
+        if left or digest.hex != self.position.digest.hex:
+            raise InputError(
+                f"the text does not begin with the {self.stats.tokens_read} tokens that the session has read; name the "
+                "same files in the same order, or read on from the session with --from"
+            )
+        yield rest
+        yield from pieces
+
+    @torch.inference_mode()
+    def _advance(self, token_ids: Sequence[int], text_bytes: int, scored: bool) -> None:
+        ids = torch.tensor([token_ids], device=self.model.device)
+        cache, stats, foretold = self.cache.fork(), self.stats, self.position.logits
+        base: nn.Module = self.model.base_model
+        hidden = base(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
+        stats = replace(stats, tokens_read=stats.tokens_read + len(token_ids), text_bytes=stats.text_bytes + text_bytes)
+        if scored:
+            losses = score(self.model, hidden[:-1], ids[0, 1:])
+            if foretold is not None:  # the first token was foretold by the chunk before
+                losses = torch.cat((F.cross_entropy(foretold, ids[0, 0])[None], losses))
+            stats = replace(
+                stats,
+                nats=stats.nats + float(losses.double().sum()),
+                tokens_scored=stats.tokens_scored + len(losses),
+                bytes_scored=stats.bytes_scored + text_bytes,
+            )
+        # One assignment: an interrupt finds the session before the chunk or after it, never in between.
+        self.position = Position(
+            cache, stats, self.position.digest.update(token_ids), logits_of(self.model, hidden[-1])
+        )
+
+    @torch.inference_mode()
+    def generate(self, prompt: str, *, max_new_tokens: int = 128, streamer: Any = None, **options: Any) -> str:
+        """Reads `prompt` and goes on writing. The session has then read the prompt and all that was written.
+
+        Args:
+            prompt: text to go on from.
+            max_new_tokens: at most so many.
+            streamer: of Transformers, to print as it comes.
+            options: of `GenerationMixin.generate`, such as do_sample, temperature, top_p.
+
+        Returns:
+            What was written.
+        """
+        start = self.stats.tokens_read == 0
+        ids = [token for piece in tokenize_stream([prompt], self.tokenizer, start=start) for token in piece.token_ids]
+        if not ids:
+            raise InputError("the prompt is empty; give at least one character")
+        *read, last = ids
+        if read:
+            self._advance(read, 0, scored=False)
+        tokens = torch.tensor([[last]], device=self.model.device)
+        columns = self.cache.get_seq_length() + 1
+        out = self.model.generate(  # type: ignore[operator]
+            tokens,
+            attention_mask=tokens.new_ones(1, columns),
+            past_key_values=self.cache.fork(),
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
+            **options,
+        )
+        written = out[0, 1:].tolist()
+        self._advance([last, *written], 0, scored=False)
+        return str(self.tokenizer.decode(written, skip_special_tokens=True))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a snapshot: the session can go on from it in another process. Raises `SnapshotError`."""
+        position = self.position
+        if position.logits is None:
+            raise SnapshotError("the session has read nothing yet: there is nothing to save")
+        header = SnapshotHeader(
+            model=self.name,
+            fingerprint=fingerprint(self.model),
+            settings=self.model.config.infini,
+            stats=position.stats,
+            digest_chain=position.digest.chain,
+            digest_pending=list(position.digest.pending),
+        )
+        states = tuple(state for state in position.cache.states if state is not None)
+        save_snapshot(Path(path), header, states, position.logits)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = ""
+    ) -> "Session":
+        """The session of a snapshot. Raises `SnapshotError` for a damaged one, or one that another model made."""
+        header = read_header(Path(path))
+        found = fingerprint(model)
+        if header.fingerprint != found:
+            made_with = f" ({header.model})" if header.model else ""
+            raise SnapshotError(
+                f"{path}: was made with another model{made_with}: fingerprint {header.fingerprint[:12]}, this model "
+                f"has {found[:12]}; open it with the model it was made with"
+            )
+        session = cls(model, tokenizer, name=name or header.model)
+        states, logits = load_snapshot(Path(path), empty_states(model), model.config.vocab_size)
+        session.position = Position(
+            InfiniCache.from_states(states, header.stats.tokens_read),
+            header.stats,
+            TokenDigest(header.digest_chain, tuple(header.digest_pending)),
+            logits.to(model.device),
+        )
+        return session
+
+
+def _limited(pieces: Iterable[TextPiece], count: int) -> Iterator[TextPiece]:
+    """The first `count` tokens with their text."""
+    for piece in pieces:
+        taken, _ = piece.split(count)
+        yield taken
+        if (count := count - len(taken.token_ids)) == 0:
+            return
+
+
+def _chunks(pieces: Iterable[TextPiece], first: int, size: int) -> Iterator[tuple[list[int], int]]:
+    """Tokens in chunks of `first` and then `size`, each with the bytes of its text."""
+    ids: list[int] = []
+    nbytes, due = 0, first
+    for piece in pieces:
+        start, count = 0, len(piece.token_ids)
+        while start < count:
+            stop = min(start + due - len(ids), count)
+            taken, start = piece.part(start, stop), stop
+            ids, nbytes = ids + taken.token_ids, nbytes + taken.nbytes
+            if len(ids) == due:
+                yield ids, nbytes
+                ids, nbytes, due = [], 0, size
+    if ids:
+        yield ids, nbytes

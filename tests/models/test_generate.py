@@ -1,0 +1,84 @@
+"""generate() with the cache writes what it writes without one."""
+
+import pytest
+import torch
+
+from infini_attention.errors import CacheError
+from models.conftest import SEGMENT
+
+NEW = 40  # crosses two ends of a segment
+
+
+def generate(model, ids, **options):
+    options = {"max_new_tokens": NEW, "do_sample": False, "attention_mask": torch.ones_like(ids)} | options
+    return model.generate(ids, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4}, {"num_beams": 4, "num_return_sequences": 3}])
+def test_with_the_cache_equals_without(model, ids, options):
+    assert torch.equal(generate(model, ids, **options), generate(model, ids, use_cache=False, **options))
+
+
+def test_sampling_with_the_cache_equals_without(model, ids):
+    outputs = []
+    for use_cache in (True, False):
+        torch.manual_seed(5)
+        outputs.append(generate(model, ids, do_sample=True, temperature=0.7, top_p=0.9, use_cache=use_cache))
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("size", [7, SEGMENT, 64])
+def test_prefill_in_chunks(model, ids, size):
+    assert torch.equal(generate(model, ids, prefill_chunk_size=size), generate(model, ids))
+
+
+def test_left_padded_rows_equal_the_rows_alone(model, ids):
+    mask = torch.ones_like(ids)
+    mask[0, :23] = 0
+    padded = torch.where(mask.bool(), ids, 0)
+    together = generate(model, padded, attention_mask=mask)
+    assert torch.equal(together[:1, 70:], generate(model, ids[:1, 23:])[:, 47:])
+    assert torch.equal(together[1:], generate(model, ids[1:]))
+
+
+def test_a_second_turn_goes_on_from_the_first(model, ids):
+    first = generate(model, ids, return_dict_in_generate=True)
+    more = torch.cat((first.sequences, ids[:, :9]), 1)
+    again = generate(model, more, past_key_values=first.past_key_values)
+    assert torch.equal(again, generate(model, more))
+
+
+def test_state_bytes_are_the_same_after_10_and_300_new_tokens(model, ids):
+    sizes = {
+        generate(model, ids, max_new_tokens=n, return_dict_in_generate=True).past_key_values.nbytes for n in (10, 300)
+    }
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("implementation", ["static", "offloaded", "quantized", "dynamic"])
+def test_other_cache_implementations_are_refused(model, ids, implementation):
+    with pytest.raises(CacheError, match="cannot carry the memory"):
+        generate(model, ids, cache_implementation=implementation)
+
+
+def test_what_takes_tokens_back_is_refused_at_the_start(model, base, ids):
+    with pytest.raises(CacheError, match="assisted_generation"):
+        generate(model, ids[:1], prompt_lookup_num_tokens=3)
+    with pytest.raises(CacheError, match="assisted_generation"):
+        generate(model, ids[:1], assistant_model=base)
+
+
+def test_continuous_batching_is_refused(model):
+    with pytest.raises(CacheError, match="pages keys and values"):
+        model.init_continuous_batching()
+
+
+def test_transformers_still_has_the_hooks_we_override():
+    """Private names of Transformers that models/modeling.py relies on: a release that renames one must fail here."""
+    from transformers import LlamaForCausalLM
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for name in ("_prepare_cache_for_generation", "_check_and_adjust_attn_implementation", "_init_weights"):
+        assert callable(getattr(LlamaForCausalLM, name, None)), f"Transformers no longer has {name}"
+    assert callable(getattr(LlamaForCausalLM, "init_continuous_batching", None)), "init_continuous_batching is gone"
+    assert isinstance(GradientCheckpointingLayer, type)

@@ -1,0 +1,108 @@
+"""Loading what users name, and refusing what cannot be loaded."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFWriter
+
+from helpers import FLOAT32, assert_close
+from infini_attention.errors import ConfigError, ModelError
+from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, convert, load_model
+from infini_attention.models.known import KNOWN, KnownModel, verify
+from infini_attention.models.loading import check_gguf
+from models.conftest import SEGMENT
+
+
+def test_a_base_checkpoint_loads_with_every_memory_parameter_initialised(base, tmp_path):
+    base.save_pretrained(tmp_path)
+    config = InfiniLlamaConfig(
+        **base.config.to_dict() | {"model_type": "infini_llama"}, infini={"segment_size": SEGMENT}
+    )
+    twin, info = InfiniLlamaForCausalLM.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    memory = {name for name, _ in twin.named_parameters() if ".infini." in name}
+    assert set(info["missing_keys"]) == memory
+    assert not info["unexpected_keys"]
+    for layer in twin.model.layers:
+        assert torch.all(layer.self_attn.infini.gate_bias == -2.0)
+        assert torch.all(layer.self_attn.infini.beta_weight == 0)
+
+
+def test_a_base_directory_is_converted_on_the_fly(base, ids, tmp_path):
+    base.save_pretrained(tmp_path)
+    twin = load_model(tmp_path, segment_size=SEGMENT)
+    assert twin.config.infini["segment_size"] == SEGMENT
+    assert_close(twin(ids).logits, convert(base, segment_size=SEGMENT).eval()(ids).logits, FLOAT32)
+
+
+def test_an_infini_directory_keeps_its_settings(base, tmp_path):
+    convert(base, segment_size=SEGMENT, layers=[1], rule="delta").save_pretrained(tmp_path)
+    assert load_model(tmp_path).config.infini["layers"] == [1]
+    with pytest.raises(ModelError, match="Infini model already: its segment_size"):
+        load_model(tmp_path, segment_size=8)
+
+
+def test_without_this_package_an_infini_model_cannot_pass_for_its_base(base, tmp_path):
+    convert(base).save_pretrained(tmp_path)
+    assert '"model_type": "infini_llama"' in (tmp_path / "config.json").read_text()
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ConfigError, match="unknown settings segment;"):
+        InfiniLlamaConfig(infini={"segment": 3})
+
+
+@pytest.mark.parametrize("source", ["nothing-here", "./nothing", "/nothing/at/all", "no.gguf"])
+def test_nothing_there(source):
+    with pytest.raises(ModelError, match=r"no model at|no such file"):
+        load_model(source)
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    with pytest.raises(ModelError, match="is not a model"):
+        load_model(path)
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.ones((64, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_whole_gguf_passes(gguf):
+    check_gguf(gguf)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.99])
+def test_a_gguf_that_is_cut_short(gguf, share):
+    whole = gguf.read_bytes()
+    gguf.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ModelError, match=r"cut short|not a GGUF"):
+        check_gguf(gguf)
+
+
+def test_a_gguf_with_giant_sizes_is_refused(gguf):
+    whole = bytearray(gguf.read_bytes())
+    struct.pack_into("<Q", whole, 8, 2**62)  # the number of tensors
+    gguf.write_bytes(whole)
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        check_gguf(gguf)
+
+
+def test_a_pulled_file_is_compared_byte_for_byte(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"other")
+    known = KnownModel("x==1", "x.gguf", 5, "0" * 64, "MIT")
+    with pytest.raises(ModelError, match=r"has sha256 .*, expected 0000"):
+        verify(path, known)
+    with pytest.raises(ModelError, match="has 5 bytes, expected"):
+        verify(path, KNOWN["smollm2-135m"])
