@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "demo", "pull", "convert", "read", "generate")
+COMMANDS = ("", "demo", "pull", "convert", "read", "generate", "train", "eval", "eval passkey", "eval keys")
 PAGE = Path(__file__).with_suffix(".md")
 
 

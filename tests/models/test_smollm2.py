@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import assert_close
 from transformers import AutoModelForCausalLM
 
+from helpers import assert_close
 from infini_attention.models import convert, load_tokenizer
 from infini_attention.models.known import pull
 from infini_attention.sessions import Session

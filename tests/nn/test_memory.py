@@ -61,6 +61,8 @@ def test_beta_below_the_floor_is_exactly_zero():
     beta = run(module)[0].beta
     assert torch.all(beta[..., 0] == 0)
     assert torch.all((beta[..., 1] > 0) & (beta[..., 1] < 1))
+    beta.sum().backward()
+    assert torch.all(module.beta_bias.grad > 0)  # what is not written can still learn to be
 
 
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])

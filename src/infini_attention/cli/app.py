@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from infini_attention import __version__
-from infini_attention.cli import convert, demo, generate, pull, read
+from infini_attention.cli import convert, demo, eval, generate, pull, read, train
 from infini_attention.errors import InfiniError
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -19,23 +19,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, pull, convert, read, generate):
+for _module in (demo, pull, convert, read, generate, train):
     app.command(_module.NAME)(_module.run)
+app.add_typer(eval.app, name=eval.NAME)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"infini-attention {__version__}")
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
+        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(args=arguments, prog_name="infini", standalone_mode=False)
     except typer.TyperException as error:

@@ -100,12 +100,17 @@ def open_session(options: ModelOptions, path: Path | None) -> "Session":
 
     if path is None:
         options = replace(options, source=options.source or DEFAULT_MODEL)
-        return Session(*options.open(), name=options.source)
+        return Session(*options.open(), name=_lasting(options.source))
     header = read_header(path)
     options = replace(options, source=options.source or header.model)
     settings = {} if is_infini(options.source) else InfiniSettings.from_dict(header.settings).to_dict()
     settings.pop("backend", None)  # not of the conversion
-    return Session.load(path, *options.open(**settings), name=options.source)
+    return Session.load(path, *options.open(**settings), name=_lasting(options.source))
+
+
+def _lasting(source: str) -> str:
+    """What finds the model again from another folder."""
+    return str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -137,7 +142,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def human_bytes(count: float) -> str:
+def human_bytes(count: int | float) -> str:
     """1234567 as 1.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

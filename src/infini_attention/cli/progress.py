@@ -1,4 +1,4 @@
-"""The progress display of long reads."""
+"""The progress displays of long reads and of evaluations."""
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -24,3 +24,23 @@ class ReadProgress(Progress):
     def show(self, *, done_bytes: int, tokens: int, rate: float, state_bytes: int) -> None:
         """Called after each chunk."""
         self.update(self.bar, completed=done_bytes, tokens=tokens, rate=rate, state=human_bytes(state_bytes))
+
+
+class SampleProgress(Progress):
+    """Samples answered, tokens read, and the time left."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            TextColumn(task),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} samples · {task.fields[tokens]:,} tokens"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.add_task("", total=None, tokens=0)
+
+    def show(self, done: int, total: int, tokens: int) -> None:
+        """Called after each batch."""
+        self.update(self.bar, completed=done, total=total, tokens=tokens)

@@ -3,11 +3,18 @@
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 from infini_attention.errors import InputError
 
 BLOCK_BYTES = 1 << 16
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What is used of a binary file."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
 
 
 def check_text(path: Path, encoding: str = "utf-8") -> int | None:
@@ -35,7 +42,7 @@ def check_text(path: Path, encoding: str = "utf-8") -> int | None:
     return path.stat().st_size
 
 
-def read_blocks(file: BinaryIO, encoding: str = "utf-8", *, name: str = "standard input") -> Iterator[str]:
+def read_blocks(file: Readable, encoding: str = "utf-8", *, name: str = "standard input") -> Iterator[str]:
     """Decodes a stream block by block. Raises `InputError` where it is empty, binary, or not in `encoding`."""
     _check_encoding(encoding)
     decoder = codecs.getincrementaldecoder(encoding)()

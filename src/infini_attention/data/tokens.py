@@ -1,23 +1,31 @@
 """Tokens of a text that arrives in blocks: the same as those of the whole text."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from infini_attention.errors import InputError
 
 # Without a place to cut for this many characters (a file without spaces), the text is cut where it is.
-MAX_PENDING = 1 << 20
+MAX_PENDING = 1 << 16
 # Characters of such a text that the next piece is encoded with.
 MAX_BEFORE = 256
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is used of a Hugging Face tokenizer."""
 
     is_fast: bool
     bos_token_id: int | None
 
-    def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool = ...) -> dict: ...
+    def __call__(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool,
+        split_special_tokens: bool = ...,
+        return_offsets_mapping: bool = ...,
+    ) -> dict: ...
 
 
 class TextPiece(NamedTuple):
@@ -75,10 +83,10 @@ def tokenize_stream(blocks: Iterable[str], tokenizer: Tokenizer, *, start: bool 
             pending, taken = pending + block[taken : taken + room], taken + room
             cut = _last_cut(pending) or (MAX_PENDING if len(pending) == MAX_PENDING else None)
             if cut:
-                yield _encode(before, pending[:cut], tokenizer)
+                yield encode_after(before, pending[:cut], tokenizer)
                 before, pending = _last_word(pending[:cut]), pending[cut:]
     if pending:
-        yield _encode(before, pending, tokenizer)
+        yield encode_after(before, pending, tokenizer)
 
 
 def _last_cut(text: str) -> int | None:
@@ -95,11 +103,17 @@ def _last_word(text: str) -> str:
     return text[_last_cut(text) or 0 :][-MAX_BEFORE:]
 
 
-def _encode(before: str, text: str, tokenizer: Tokenizer) -> TextPiece:
-    encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+def encode_after(before: str, text: str, tokenizer: Tokenizer) -> TextPiece:
+    """The tokens of `text` where it stands after `before`, without start or end tokens."""
+    encoded = tokenizer(
+        before + text,
+        add_special_tokens=False,
+        split_special_tokens=True,  # a book that contains "<|endoftext|>" has not ended there
+        return_offsets_mapping=True,
+    )
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     after = (i for i, (start, end) in enumerate(offsets) if start >= len(before) or end > len(before))
     first = next(after, len(ids))
     if before and first < len(ids) and offsets[first][0] < len(before):
-        return _encode("", text, tokenizer)  # a token across a cut that was forced: joining nothing loses nothing
+        return encode_after("", text, tokenizer)  # a token across a cut that was forced: joining nothing loses nothing
     return TextPiece(ids[first:], [end - len(before) for _, end in offsets[first:]], text)

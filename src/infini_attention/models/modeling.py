@@ -174,11 +174,11 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
         if getattr(self, "_rotary_key", None) != key:
             positions = torch.arange(segment_size, device=weight.device)[None]
             cos, sin = self.rotary_emb(weight[:1], positions)
-            self._rotary_key = key
             self._rotary_tables = (
                 (cos[0], sin[0]),
                 (torch.ones_like(cos[:, :1]), torch.zeros_like(sin[:, :1])),
             )
+            self._rotary_key = key
         return self._rotary_tables
 
 

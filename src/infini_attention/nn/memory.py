@@ -130,7 +130,9 @@ class InfiniMemory(nn.Module):
                 gate = F.linear(hidden, self.gate_weight, self.gate_bias)
                 beta = torch.sigmoid(F.linear(hidden, self.beta_weight, self.beta_bias))
                 if settings.beta_floor:
-                    beta = (beta - settings.beta_floor).clamp(min=0) / (1 - settings.beta_floor)
+                    soft = (beta - settings.beta_floor) / (1 - settings.beta_floor)
+                    # The gradient is the unclamped one: a token that is not written can learn that it should be.
+                    beta = soft + (soft.clamp(min=0) - soft).detach()
                 norm_weight = self.norm_weight
                 if settings.decay:
                     # log(1 - sigmoid(x)): the share that is lost has the logit x

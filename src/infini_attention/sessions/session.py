@@ -20,6 +20,9 @@ from infini_attention.sessions.digest import TokenDigest
 from infini_attention.sessions.snapshot import SnapshotHeader, load_snapshot, read_header, save_snapshot
 from infini_attention.sessions.stats import ReadStats
 
+# Tokens handled at a time unless asked otherwise. It changes no result.
+CHUNK_TOKENS = 1024
+
 
 @dataclass(frozen=True)
 class Position:
@@ -121,7 +124,7 @@ class Session:
         Raises:
             InputError: bad text, or with `resume` a text that begins otherwise.
         """
-        chunk_size = max(1024, self.segment_size) if chunk_size is None else chunk_size
+        chunk_size = max(CHUNK_TOKENS, self.segment_size) if chunk_size is None else chunk_size
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, in tokens; got {chunk_size}")
         pieces = tokenize_stream(blocks, self.tokenizer, start=resume or self.stats.tokens_read == 0)
@@ -190,8 +193,8 @@ class Session:
         if not ids:
             raise InputError("the prompt is empty; give at least one character")
         *read, last = ids
-        if read:
-            self._advance(read, 0, scored=False)
+        for first in range(0, len(read), CHUNK_TOKENS):
+            self._advance(read[first : first + CHUNK_TOKENS], 0, scored=False)
         tokens = torch.tensor([[last]], device=self.model.device)
         columns = self.cache.get_seq_length() + 1
         out = self.model.generate(  # type: ignore[operator]

@@ -1,0 +1,128 @@
+"""infini eval: what a model remembers."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infini_attention.cli import common
+from infini_attention.cli.evaluating import Request, parse_counts, parse_lengths
+
+NAME = "eval"
+
+
+class HaystackName(StrEnum):
+    """What needles are hidden in."""
+
+    repeat = "repeat"
+    book = "book"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    on = "on"
+    off = "off"
+
+
+Lengths = Annotated[str, typer.Option("--lengths", help="In tokens, such as 4096 or 4K,128K,1M (K = 1024, M = 1024K).")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Per cell.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of keys and filler; training never uses the same ones.")]
+Haystack = Annotated[
+    HaystackName, typer.Option("--haystack", help="The paper's five sentences again and again, or a book.")
+]
+HaystackFile = Annotated[
+    list[Path] | None,
+    typer.Option("--haystack-file", help="A text for --haystack book; may be given several times.  [default: a novel]"),
+]
+Memory = Annotated[Switch, typer.Option("--memory", help="off empties the memory before each question: a control.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="A folder for results and heat map; cells that it has already are not run again."),
+]
+
+app = typer.Typer(help="Measure what a model remembers, and its controls.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("passkey")
+def passkey(
+    model: common.Model = "",
+    lengths: Lengths = "4K",
+    depths: Annotated[int, typer.Option("--depths", min=1, help="Evenly from the beginning to the end.")] = 21,
+    samples: Samples = 20,
+    seed: Seed = 0,
+    haystack: Haystack = HaystackName.repeat,
+    haystack_file: HaystackFile = None,
+    memory: Memory = Switch.on,
+    needle: Annotated[
+        bool, typer.Option("--needle/--no-needle", help="Without it, the key cannot be known: a control.")
+    ] = True,
+    out: Out = None,
+    segment_size: common.SegmentSize = None,
+    rule: common.Rule = None,
+    dtype: common.DType = None,
+    device: common.Device = "cpu",
+    as_json: common.AsJson = False,
+) -> None:
+    """Ask for a key that is hidden in a haystack.
+
+    A cell is one length and one depth; only exact answers count.
+    """
+    sizes = parse_lengths(lengths)
+    options = common.ModelOptions(model, segment_size, rule, dtype, device)
+    request = Request(options, haystack.value, tuple(haystack_file or ()), out)
+    request.check()
+
+    from infini_attention.evaluation.passkey import PasskeyTask
+
+    twin, tokenizer = request.open_model()
+    filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on
+    task = PasskeyTask(tokenizer, filler, sizes, depths, samples, seed, with_memory, needle)
+    result = request.run(task, twin, axis="depth", depths=depths, needle=needle)
+    request.emit(result, as_json=as_json)
+
+
+@app.command("keys")
+def keys(
+    model: common.Model = "",
+    lengths: Lengths = "4K",
+    keys: Annotated[str, typer.Option("--keys", help="How many people have a key, such as 16 or 1,4,16.")] = "1,4,16",
+    rewritten: Annotated[
+        int, typer.Option("--rewritten", min=0, help="At most so many keys are written again; the latest counts.")
+    ] = 0,
+    questions: Annotated[int, typer.Option("--questions", min=1, help="At most so many per sample.")] = 8,
+    samples: Samples = 20,
+    seed: Seed = 0,
+    haystack: Haystack = HaystackName.repeat,
+    haystack_file: HaystackFile = None,
+    memory: Memory = Switch.on,
+    out: Out = None,
+    segment_size: common.SegmentSize = None,
+    rule: common.Rule = None,
+    dtype: common.DType = None,
+    device: common.Device = "cpu",
+    as_json: common.AsJson = False,
+) -> None:
+    """Ask for the keys of several people.
+
+    A cell is one length and one number of keys; only exact answers count. The names are none of training's.
+    """
+    sizes, counts = parse_lengths(lengths), parse_counts("--keys", keys)
+    options = common.ModelOptions(model, segment_size, rule, dtype, device)
+    request = Request(options, haystack.value, tuple(haystack_file or ()), out)
+    request.check()
+
+    from infini_attention.evaluation.keys import KeysTask
+
+    twin, tokenizer = request.open_model()
+    filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on
+    task = KeysTask(tokenizer, filler, sizes, counts, questions, rewritten, samples, seed, with_memory)
+    result = request.run(task, twin, axis="keys", keys=list(counts), questions=questions, rewritten=rewritten)
+    request.emit(result, as_json=as_json)

@@ -1,0 +1,142 @@
+"""What the subcommands of `infini eval` share: their arguments, a run with its progress, and the files it leaves."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infini_attention.cli import common
+from infini_attention.cli.demo import book_path
+from infini_attention.cli.progress import SampleProgress
+from infini_attention.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from infini_attention.data.haystack import Haystack
+    from infini_attention.evaluation.runner import Task
+
+UNITS = {"": 1, "K": 1024, "M": 1024**2}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        options: how to open the model.
+        haystack: `repeat` or `book`.
+        files: the book's; none means the novel that comes with the package.
+        out: the folder for results.
+    """
+
+    options: common.ModelOptions
+    haystack: str
+    files: tuple[Path, ...]
+    out: Path | None
+
+    def check(self) -> None:
+        """Raises `InfiniError` for what can be known to be wrong before the model is loaded."""
+        from infini_attention.data.text import check_text
+
+        if self.files and self.haystack != "book":
+            raise ConfigError("--haystack-file is the text of --haystack book; give both")
+        for path in self.files:
+            check_text(path)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out} is a file; --out expects a folder")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise InputError(f"{self.out}: its folder {self.out.parent} does not exist")
+
+    def open_model(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        return replace(self.options, source=self.source).open()
+
+    def open_haystack(self, tokenizer: "PreTrainedTokenizerBase") -> "Haystack":
+        from infini_attention.data.haystack import Haystack
+
+        if self.haystack == "repeat":
+            return Haystack.repeat(tokenizer)
+        return Haystack.book(tokenizer, self.files or [book_path()])
+
+    @property
+    def source(self) -> str:
+        return self.options.source or common.DEFAULT_MODEL
+
+    def run(self, task: "Task", model: "PreTrainedModel", *, axis: str, **settings: Any) -> dict[str, Any]:
+        """The figures of a task; with `out`, its files are there afterwards. Ctrl-C keeps the finished cells.
+
+        Args:
+            task: what to ask.
+            model: whom to ask.
+            axis: what tells cells of one length apart.
+            settings: of the task, for the result.
+        """
+        from infini_attention.evaluation.journal import Journal
+        from infini_attention.evaluation.runner import run
+        from infini_attention.evaluation.stream import subject_of
+        from infini_attention.evaluation.summary import environment, summarize
+
+        subject = subject_of(model)
+        journal = Journal(None if self.out is None else self.out / f"{task.name}.jsonl")
+        with SampleProgress(task.name) as progress:
+            records = run(task, subject, journal, on_sample=progress.show)
+        result = {"task": task.name, "model": self.source, "lengths": sorted({cell["length"] for cell in records})}
+        result |= settings | {"haystack": self.haystack, "seed": task.seed, **subject.about}
+        result |= summarize(records, axis) | environment()
+        if self.out is not None:
+            try:
+                self._write(result, axis)
+            except OSError as error:
+                raise InputError(f"{self.out}: could not be written ({error.strerror})") from error
+        return result
+
+    def _write(self, result: dict[str, Any], axis: str) -> None:
+        """The result and its heat map, under a name that says which haystack and which controls."""
+        from infini_attention.evaluation.report import heat_map
+
+        assert self.out is not None
+        parts = [result["task"], self.haystack]
+        parts += ["memory-off"] if result["memory"] == "off" else []
+        parts += ["no-needle"] if result.get("needle") is False else []
+        picture = self.out / f"{'-'.join(parts)}.png"
+        try:
+            heat_map(result["cells"], picture, axis=axis, title=f"{' '.join(parts)} · {Path(self.source).name}")
+            result["heat_map"] = str(picture)
+        except ConfigError as error:  # matplotlib is an extra; the figures are there without it
+            common.console.print(f"no heat map: {error}", highlight=False, markup=False)
+            result["heat_map"] = None
+        picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def emit(self, result: dict[str, Any], *, as_json: bool) -> None:
+        """On stdout: JSON, or the main figures and a line per length."""
+        if as_json:
+            common.emit(result, as_json=True)
+            return
+        names = ("task", "model", "haystack", "memory", "accuracy", "interval", "samples", "outside_window_share")
+        shown = {name: result[name] for name in (*names, "state_bytes", "seconds")}
+        shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
+        shown["worst_cell"] = ", ".join(f"{name} {value:.4g}" for name, value in result["worst_cell"].items())
+        common.emit(shown, as_json=False)
+        for length in result["lengths"]:
+            exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
+            print(f"{length:>12,} tokens: {sum(exact) / len(exact):7.2%} exact, worst cell {min(exact):7.2%}")
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """`4096,128K,1M` as tokens; K = 1024, M = 1024K. Raises `ConfigError`."""
+    lengths = []
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]+)([KM]?)", part.strip().upper())
+        if not found or not int(found[1]):
+            raise ConfigError(f"--lengths must look like 4096 or 4K,128K,1M; got {text!r}")
+        lengths.append(int(found[1]) * UNITS[found[2]])
+    return tuple(lengths)
+
+
+def parse_counts(option: str, text: str) -> tuple[int, ...]:
+    """`1,4,16` as numbers. Raises `ConfigError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]+", part) and int(part) for part in parts):
+        raise ConfigError(f"{option} must look like 16 or 1,4,16; got {text!r}")
+    return tuple(map(int, parts))

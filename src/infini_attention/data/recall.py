@@ -1,0 +1,201 @@
+"""Samples that ask for what stood far back: pass keys in a haystack, exactly as many tokens as asked for."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from infini_attention.data.haystack import Haystack
+from infini_attention.data.names import TRAIN_NAMES
+from infini_attention.data.tokens import encode_after, tokenize_stream
+from infini_attention.errors import InputError
+
+# The prompt of landmark attention (Mohtashami and Jaggi 2023). Each piece carries the space before it, as tokens do.
+OPENING = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you "
+    "about the important information there."
+)
+NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
+QUESTION = " What is the pass key? The pass key is "
+NAMED_NEEDLE = " The pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
+NAMED_QUESTION = " What is the pass key of {name}? The pass key of {name} is "
+
+Span = tuple[int, int]  # token positions: start, and the one after the last
+
+
+@dataclass(frozen=True)
+class RecallSample:
+    """A text with questions and their answers.
+
+    Attributes:
+        token_ids: `[T]` int64.
+        answers: where each answer stands.
+        needles: where each needle stands, in order of place.
+        names: whom each question is about; "" where there is one key only.
+        questions: where each question stands; its answer follows it at once.
+        sources: the needle that holds each answer: the latest of its name. None where it was left out.
+    """
+
+    token_ids: Tensor
+    answers: tuple[Span, ...]
+    needles: tuple[Span, ...] = ()
+    names: tuple[str, ...] = ()
+    questions: tuple[Span, ...] = ()
+    sources: tuple[Span | None, ...] = ()
+
+
+def passkey(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    rng: random.Random,
+    haystack: Haystack,
+    *,
+    depth: float | None = None,
+    with_needle: bool = True,
+) -> RecallSample:
+    """One key of five digits, hidden at share `depth` of the filler; the sample ends with it.
+
+    Args:
+        tokenizer: of the model; a fast one.
+        length: tokens of the whole sample.
+        rng: draws the key, the depth where it is None, and the haystack's start.
+        haystack: the filler.
+        depth: 0 puts the needle before all filler, 1 behind it.
+        with_needle: False leaves the needle out, which makes the answer unknowable: a control.
+
+    Raises:
+        InputError: a length that is too small, or a depth that is no share.
+    """
+    if depth is not None and not 0 <= depth <= 1:
+        raise InputError(f"depth must be between 0 and 1, a share of the filler; got {depth}")
+    key, depth = draw_key(rng), rng.random() if depth is None else depth
+    needles = [("", key)] if with_needle else []
+    return _sample(tokenizer, length, rng, haystack, needles, [("", key)], depths=[depth] * len(needles))
+
+
+def named_keys(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    rng: random.Random,
+    haystack: Haystack,
+    *,
+    keys: int,
+    questions: int,
+    rewritten: int = 0,
+    names: Sequence[str] = TRAIN_NAMES,
+) -> RecallSample:
+    """Keys of several people at random places, some of them written again later; questions about some, the latest wins.
+
+    Args:
+        tokenizer, length, rng, haystack: as for `passkey`.
+        keys: people who have one.
+        questions: people who are asked about, in random order.
+        rewritten: people whose key is written a second time, with another value.
+        names: first names to draw from.
+
+    Raises:
+        InputError: a length that is too small, or counts that do not fit together.
+    """
+    if not 1 <= keys <= len(names):
+        raise InputError(f"keys must be between 1 and {len(names)}, the names there are; got {keys}")
+    if not 1 <= questions <= keys or not 0 <= rewritten <= keys:
+        raise InputError(
+            f"questions must be between 1 and {keys} and rewritten between 0 and {keys}, the number of keys; got "
+            f"{questions} and {rewritten}"
+        )
+    people = rng.sample(list(names), keys)
+    needles = [(name, draw_key(rng)) for name in people]
+    latest = dict(needles)
+    for name in rng.sample(people, rewritten):
+        first = next(place for place, (other, _) in enumerate(needles) if other == name)
+        latest[name] = draw_key(rng, other_than=latest[name])
+        needles.insert(rng.randint(first + 1, len(needles)), (name, latest[name]))
+    asked = [(name, latest[name]) for name in rng.sample(people, questions)]
+    depths = sorted(rng.random() for _ in needles)
+    return _sample(tokenizer, length, rng, haystack, needles, asked, depths)
+
+
+def draw_key(rng: random.Random, *, other_than: str | None = None) -> str:
+    """Five digits, each number from 10000 to 99999 equally likely."""
+    while (key := str(rng.randrange(10_000, 100_000))) == other_than:
+        pass
+    return key
+
+
+def _sample(
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    rng: random.Random,
+    haystack: Haystack,
+    needles: list[tuple[str, str]],
+    asked: list[tuple[str, str]],
+    depths: list[float],
+) -> RecallSample:
+    """Puts the pieces together as tokens; the filler takes what the others leave of `length`."""
+    opening = [token for piece in tokenize_stream([OPENING], tokenizer) for token in piece.token_ids]
+    hidden = [_encode_needle(tokenizer, *needle) for needle in needles]
+    quiz = [_encode_question(tokenizer, *question) for question in asked]
+    stop = encode_after("1", ".", tokenizer).token_ids
+    used = len(opening) + sum(map(len, hidden)) + sum(len(q) + len(a) for q, a in quiz) + len(stop) * (len(quiz) - 1)
+    if length < used:
+        raise InputError(
+            f"{length} tokens are too few for {len(needles)} needles and {len(asked)} questions, which take {used} "
+            "with this tokenizer; use a longer length or fewer keys"
+        )
+    filler = haystack.cut(length - used, rng)
+    text = _Text([torch.tensor(opening)])
+    spans, start = [], 0
+    for ids, depth in zip(hidden, depths, strict=True):
+        place = round(depth * len(filler))
+        text.add(filler[start:place])
+        spans.append(text.add(ids))
+        start = place
+    text.add(filler[start:])
+    latest = {name: span for (name, _), span in zip(needles, spans, strict=True)}
+    questions, answers = [], []
+    for number, (question, answer) in enumerate(quiz):
+        if number:
+            text.add(stop)
+        questions.append(text.add(question))
+        answers.append(text.add(answer))
+    people = tuple(name for name, _ in asked)
+    return RecallSample(
+        torch.cat(text.parts),
+        tuple(answers),
+        tuple(spans),
+        people,
+        tuple(questions),
+        tuple(latest.get(name) for name in people),
+    )
+
+
+class _Text:
+    """Tokens that are put together."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        self.parts, self.count = parts, sum(map(len, parts))
+
+    def add(self, ids: Tensor | Sequence[int]) -> Span:
+        """Where they come to stand."""
+        start, self.count = self.count, self.count + len(ids)
+        self.parts.append(torch.as_tensor(ids, dtype=torch.int64))
+        return start, self.count
+
+
+def _encode_needle(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> list[int]:
+    return encode_after(".", (NAMED_NEEDLE if name else NEEDLE).format(name=name, key=key), tokenizer).token_ids
+
+
+def _encode_question(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> tuple[list[int], list[int]]:
+    """The tokens of the question, and those of its answer, which a token that joins space and key belongs to."""
+    question = (NAMED_QUESTION if name else QUESTION).format(name=name)
+    piece = encode_after(".", question + key, tokenizer)
+    cut = next(place for place, end in enumerate(piece.ends) if end > len(question))
+    answer = piece.token_ids[cut:]
+    found = tokenizer.decode(answer)
+    if str(found).strip() != key:
+        raise InputError(f"this tokenizer does not give a key back: {key} became {found!r}; use another tokenizer")
+    return piece.token_ids[:cut], answer

@@ -1,0 +1,1 @@
+"""How far back a model really remembers: tasks, controls, and figures that hold."""

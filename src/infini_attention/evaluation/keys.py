@@ -1,0 +1,72 @@
+"""Many keys at once: whose key was it, and which one is the latest?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import PreTrainedTokenizerBase
+
+from infini_attention.data.haystack import Haystack
+from infini_attention.data.names import TEST_NAMES
+from infini_attention.data.recall import RecallSample, named_keys
+from infini_attention.data.seeds import evaluation_rng
+from infini_attention.evaluation.passkey import check_counts
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class KeysTask:
+    """Lengths x numbers of keys, a number of samples each.
+
+    Attributes:
+        tokenizer, haystack, lengths, samples, seed, memory: as in `PasskeyTask`.
+        keys: how many people have a key, each a column of cells. Their names are none of training's.
+        questions: at most so many per sample.
+        rewritten: at most so many people's keys are written twice; the latest wins.
+
+    Raises:
+        ConfigError: a count that cannot be.
+    """
+
+    name: ClassVar[str] = "keys"
+
+    tokenizer: PreTrainedTokenizerBase
+    haystack: Haystack
+    lengths: tuple[int, ...]
+    keys: tuple[int, ...] = (1, 4, 16, 64)
+    questions: int = 8
+    rewritten: int = 0
+    samples: int = 20
+    seed: int = 0
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(lengths=self.lengths, keys=self.keys, questions=self.questions, samples=self.samples)
+        self.sample({"length": min(self.lengths), "keys": max(self.keys)}, 0)  # what cannot be is known at once
+
+    def cells(self) -> Sequence[dict[str, Any]]:
+        return [
+            {"length": length, "keys": keys} for length in sorted(set(self.lengths)) for keys in sorted(set(self.keys))
+        ]
+
+    def key(self, cell: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "protocol": PROTOCOL,
+            **cell,
+            **self._counts(cell["keys"]),
+            "samples": self.samples,
+            "seed": self.seed,
+            "haystack": self.haystack.name,
+            "haystack_digest": self.haystack.digest,
+            "memory": "on" if self.memory else "off",
+        }
+
+    def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
+        length, keys = cell["length"], cell["keys"]
+        rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, keys, index)
+        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, names=TEST_NAMES, **self._counts(keys))
+
+    def _counts(self, keys: int) -> dict[str, int]:
+        return {"questions": min(self.questions, keys), "rewritten": min(self.rewritten, keys)}

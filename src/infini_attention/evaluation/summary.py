@@ -1,0 +1,67 @@
+"""What a run says as a whole, and where it was run."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import infini_attention
+from infini_attention.evaluation.journal import Record
+from infini_attention.evaluation.stats import wilson_interval
+
+
+def summarize(records: Sequence[Record], axis: str) -> Record:
+    """The figures over all cells of a run.
+
+    Args:
+        records: one per cell.
+        axis: what tells cells of a length apart: depth, or keys.
+
+    Returns:
+        accuracy (the mean over cells), worst_cell, interval (Wilson, 95 %, over all answers together), samples per
+        cell, outside_window_share (of answers whose needle local attention cannot see), state_bytes, seconds, cells.
+    """
+    hits, answers = (sum(record[name] for record in records) for name in ("hits", "answers"))
+    worst = min(records, key=lambda record: record["exact"])
+    return {
+        "accuracy": sum(record["exact"] for record in records) / len(records),
+        "worst_cell": {name: worst[name] for name in ("length", axis, "exact")},
+        "interval": list(wilson_interval(hits, answers)),
+        "samples": records[0]["samples"],
+        "answers": answers,
+        "outside_window_share": sum(record["outside_window"] for record in records) / answers,
+        "memory": records[0]["memory"],
+        "state_bytes": max(record["state_bytes"] for record in records),
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "cells": list(records),
+    }
+
+
+def environment() -> Record:
+    """What a figure may depend on beside the model: versions, machine, threads, and the commit of a checkout."""
+    root = Path(infini_attention.__file__).parents[2]
+    return {
+        "versions": {
+            "infini_attention": infini_attention.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(root) if (root / ".git").exists() else None,
+    }
+
+
+def _commit(root: Path) -> str | None:
+    """With `-dirty` where the source differs from it; None without git."""
+    command: list[Any] = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

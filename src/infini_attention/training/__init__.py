@@ -1,0 +1,1 @@
+"""Teaching a memory to remember: recipes, curriculum, parameter groups, and Trainer glue."""

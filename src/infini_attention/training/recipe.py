@@ -1,0 +1,152 @@
+"""A training run is a file: TOML, checked whole before anything starts."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infini_attention.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    """Unknown names are mistakes, not extras."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Part):
+    """One stage of the curriculum.
+
+    Attributes:
+        length: tokens per sample.
+        steps: optimiser steps.
+    """
+
+    length: Positive
+    steps: Positive
+
+
+class Mixture(_Part):
+    """How often each task is drawn, relative to the others."""
+
+    passkey: Share = 1.0
+    named_keys: Share = 0.0
+    text: Share = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> "Mixture":
+        if not sum(self.model_dump().values()):
+            raise ValueError("at least one task must have a share above 0")
+        return self
+
+
+class Data(_Part):
+    """What is read.
+
+    Attributes:
+        books: text files, or folders of them, as haystacks and as text; relative to the recipe's folder.
+        book_share: how many of the haystacks are books; the others repeat one filler.
+        max_keys: the most names in one sample of `named_keys`.
+        questions: the most questions in one sample of `named_keys`.
+        earlier_share: how many samples have the length of an earlier stage.
+        tokens_per_step: of all samples of a step together.
+    """
+
+    books: tuple[str, ...] = ()
+    book_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_keys: Positive = 16
+    questions: Positive = 4
+    earlier_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    tokens_per_step: Positive = 8192
+    mixture: Mixture = Mixture()
+
+
+class Optimizer(_Part):
+    """AdamW.
+
+    Attributes:
+        learning_rate: of the matrices.
+        memory_learning_rate: of gates, write strengths, decays and all vectors, which must move far: at 3e-4 a gate
+            never opens.
+        weight_decay: of the matrices; the others have none.
+        bptt_tokens: gradients go back through so many tokens; None means through the whole sample.
+    """
+
+    learning_rate: float = 2e-3
+    memory_learning_rate: float = 1e-2
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 50
+    cooldown_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    bptt_tokens: Positive | None = None
+
+
+class Loss(_Part):
+    """What is learnt, beside the answers (weight 1).
+
+    Attributes:
+        text: weight of every other token.
+        write_penalty: weight of the mean write strength, summed over layers: write only what matters.
+    """
+
+    text: Share = 0.2
+    write_penalty: Share = 0.3
+
+
+class Recipe(_Part):
+    """A whole run.
+
+    Attributes:
+        name: of the run and its folder.
+        seed: of the weights and the data.
+        model: of `InfiniLlamaConfig`, its `infini` entry included.
+        tokenizer: "bytes", or what `load_tokenizer` takes.
+        curriculum: stages, one after the other.
+        save_every: steps between checkpoints.
+        log_every: steps between entries of the log.
+    """
+
+    name: str
+    seed: int = 0
+    model: dict[str, Any]
+    tokenizer: Literal["bytes"] | str = "bytes"
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
+    curriculum: tuple[Stage, ...] = Field(min_length=1)
+    save_every: Positive = 200
+    log_every: Positive = 20
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.curriculum)
+
+    def stage_at(self, step: int) -> int:
+        """The index of the stage that step `step` (from 0) belongs to."""
+        for index, stage in enumerate(self.curriculum):
+            if step < stage.steps:
+                return index
+            step -= stage.steps
+        return len(self.curriculum) - 1
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads and checks a recipe. Raises `ConfigError`, naming the entry that is wrong."""
+    try:
+        entries = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a recipe in TOML ({error})") from error
+    books = entries.get("data", {}).get("books")
+    if isinstance(books, list) and all(isinstance(book, str) for book in books):
+        entries["data"]["books"] = [str(path.parent / book) for book in books]
+    try:
+        return Recipe.model_validate(entries)
+    except ValidationError as error:
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path}: {mistakes}") from error

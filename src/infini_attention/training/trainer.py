@@ -1,0 +1,112 @@
+"""Hugging Face's Trainer with the loss, the parameter groups and the log of a recipe."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+
+from infini_attention.training.groups import parameter_groups
+from infini_attention.training.recipe import Recipe
+from infini_attention.training.watch import MemoryWatch
+
+# Gates that move less than this have learnt nothing; if nearly all do, the learning rate is wrong.
+STUCK_DISTANCE, STUCK_SHARE = 0.05, 0.9
+
+
+class InfiniTrainer(Trainer):
+    """Trains on the batches of a recipe.
+
+    Args:
+        recipe: of the run.
+        watch: of the model's memories, for the write penalty and the log.
+        arguments: of `Trainer`.
+    """
+
+    def __init__(self, recipe: Recipe, watch: MemoryWatch, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.model: nn.Module
+        self.train_dataset: IterableDataset
+        self.recipe, self.watch = recipe, watch
+        self.gate_starts = {name: p.detach().clone() for name, p in _gates(self.model)}
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            settings = self.recipe.optimizer
+            groups = parameter_groups(self.model if model is None else model, settings)
+            self.optimizer = torch.optim.AdamW(groups, betas=settings.betas)
+        return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Whole batches come out of the dataset; each process has samples of its own, so nothing is sharded.
+        return DataLoader(self.train_dataset, batch_size=None)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Full back-propagation through the sample, or through pieces of `bptt_tokens` with the state carried over."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        ids, answers = inputs["input_ids"], inputs["answers"]
+        piece = self.recipe.optimizer.bptt_tokens or ids.shape[1]
+        pieces = list(zip(ids.split(piece, 1), answers.split(piece, 1), strict=True))
+        cache, total = None, ids.new_zeros((), dtype=torch.float32)
+        for index, (part, marked) in enumerate(pieces):
+            following = pieces[index + 1] if index + 1 < len(pieces) else (ids[:, :0], answers[:, :0])
+            labels = torch.cat((part[:, 1:], following[0][:, :1]), 1)
+            asked = torch.cat((marked[:, 1:], following[1][:, :1]), 1)
+            with self.compute_loss_context_manager():
+                out = model(input_ids=part, past_key_values=cache, use_cache=len(pieces) > 1)
+                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, answers, len(pieces))
+            self.accelerator.backward(loss)
+            total += loss.detach()
+            cache = None if out.past_key_values is None else out.past_key_values.detach()
+        return total
+
+    def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, answers: Tensor, pieces: int) -> Tensor:
+        """The mean over the answers of the whole batch, the weighted mean over its other tokens, and the penalty."""
+        weights = self.recipe.loss
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
+        answer_count = max(1, int(answers.sum()))
+        text_count = max(1, answers.numel() - answer_count)
+        answer = (losses * asked).sum() / answer_count
+        text = (losses * ~asked).sum() / text_count
+        loss = answer + weights.text * text
+        written = self.watch.write_strength()
+        if written is not None:
+            loss = loss + weights.write_penalty * written / pieces
+            self._count(write_strength=written / pieces)
+        self._count(answer_loss=answer, text_loss=text, recall=_recalled(logits, labels, asked) / answer_count)
+        return loss
+
+    def _count(self, **figures: Tensor) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        steps = self.state.global_step - self.counted
+        if "loss" in logs and steps:
+            logs |= {name: value / steps for name, value in self.sums.items()} | self.watch.figures()
+            logs["length"] = self.recipe.curriculum[self.recipe.stage_at(self.state.global_step - 1)].length
+            logs["gates_stuck"] = self._stuck_share()
+            self.sums, self.counted = {}, self.state.global_step
+        super().log(logs, *args, **kwargs)
+
+    @torch.no_grad()
+    def _stuck_share(self) -> float:
+        """How many gates are still within 0.05 of their start."""
+        if not self.gate_starts:
+            return 0.0
+        moved = torch.cat([(p - self.gate_starts[name]).abs().flatten() for name, p in _gates(self.model)])
+        return (moved < STUCK_DISTANCE).float().mean().item()
+
+
+def _gates(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if name.endswith("infini.gate_bias")]
+
+
+def _recalled(logits: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+    """How many of the asked tokens are the likeliest ones."""
+    return ((logits.argmax(-1) == labels) & asked).sum()

@@ -1,0 +1,190 @@
+"""Cells are run once, in batches, and their results are kept."""
+
+import json
+
+import pytest
+
+from evaluation.readers import Ignorant, Oracle
+from infini_attention.data.haystack import Haystack
+from infini_attention.data.names import TRAIN_NAMES
+from infini_attention.errors import ConfigError, InputError
+from infini_attention.evaluation.journal import Journal
+from infini_attention.evaluation.keys import KeysTask
+from infini_attention.evaluation.passkey import PasskeyTask
+from infini_attention.evaluation.runner import run
+from infini_attention.evaluation.summary import environment, summarize
+
+
+@pytest.fixture
+def task(tokenizer, filler):
+    def task(**options):
+        defaults = {"haystack": filler, "lengths": (512, 700), "depths": 3, "samples": 2}
+        return PasskeyTask(tokenizer, **defaults | options)
+
+    return task
+
+
+def test_a_perfect_reader(task, subject):
+    records = run(task(), subject()[0], Journal())
+    assert [(record["length"], record["depth"]) for record in records] == [
+        (length, depth) for length in (512, 700) for depth in (0.0, 0.5, 1.0)
+    ]
+    for record in records:
+        assert (record["hits"], record["answers"], record["exact"]) == (2, 2, 1.0)
+        assert (record["rule"], record["state_bytes"]) == ("stub", 1000)
+        assert record["outside_window"] == (0 if record["depth"] == 1 else 2)
+    result = summarize(records, "depth")
+    assert (result["accuracy"], result["answers"], result["samples"], result["memory"]) == (1.0, 12, 2, "on")
+    assert result["outside_window_share"] == pytest.approx(8 / 12)
+    assert result["interval"] == pytest.approx([0.7575, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reader", "options"),
+    [(Ignorant, {}), (Oracle, {"memory": False, "depths": 2}), (Oracle, {"with_needle": False})],
+    ids=["ignorant", "memory off", "no needle"],
+)
+def test_controls_find_nothing(task, subject, reader, options):
+    result = summarize(run(task(**options), subject(reader)[0], Journal()), "depth")
+    assert (result["accuracy"], result["interval"][0], result["worst_cell"]["exact"]) == (0, 0, 0)
+
+
+def test_the_worst_cell(task, subject):
+    class Forgetful(Oracle):
+        def guess(self, row):
+            return super().guess(row[-300:])
+
+    result = summarize(run(task(), subject(Forgetful)[0], Journal()), "depth")
+    assert result["worst_cell"] == {"length": 512, "depth": 0.0, "exact": 0.0}
+    assert 0 < result["accuracy"] < 1
+
+
+def test_short_samples_are_read_in_batches(task, subject):
+    tested, log = subject()
+    run(task(lengths=(512,)), tested, Journal(), piece_tokens=2048)
+    rows = [entry[1] for entry in log if entry[0] == "read"]
+    assert set(rows) == {4, 2}  # six samples of 512: four at a time
+    assert all(rows * columns <= 2048 for _, rows, columns in log)
+
+
+def test_batching_changes_no_result(task, subject):
+    results = [run(task(), subject()[0], Journal(), piece_tokens=tokens) for tokens in (64, 1024, 1 << 20)]
+    for records in results:
+        for record in records:
+            record.pop("seconds")
+    assert results[0] == results[1] == results[2]
+
+
+class TestResuming:
+    def test_nothing_is_run_twice(self, task, subject, tmp_path):
+        path = tmp_path / "new" / "passkey.jsonl"
+        first = run(task(), subject()[0], Journal(path))
+        assert [json.loads(line) for line in path.read_text().splitlines()] == first
+        tested, log = subject()
+        assert run(task(), tested, Journal(path)) == first
+        assert log == []
+
+    def test_what_is_missing_is_run(self, task, subject, tmp_path):
+        path = tmp_path / "passkey.jsonl"
+        run(task(lengths=(512,)), subject()[0], Journal(path))
+        tested, log = subject()
+        assert len(run(task(lengths=(512, 700)), tested, Journal(path))) == 6
+        assert max(entry[2] for entry in log if entry[0] == "read") > 512
+        assert len(path.read_text().splitlines()) == 6
+
+    @pytest.mark.parametrize("change", [{"memory": False}, {"seed": 1}, {"samples": 3}, {"with_needle": False}])
+    def test_other_settings_are_other_cells(self, task, subject, change):
+        journal = Journal()
+        run(task(), subject()[0], journal)
+        run(task(**change), subject()[0], journal)
+        assert len(journal.records) == 12
+
+    def test_another_model_or_haystack_too(self, task, subject, tokenizer):
+        journal = Journal()
+        run(task(), subject()[0], journal)
+        run(task(), subject(fingerprint="of-another")[0], journal)
+        run(task(haystack=Haystack(list(b"other words. "), name="repeat")), subject()[0], journal)
+        assert len(journal.records) == 18
+
+    def test_an_interrupt_keeps_finished_cells(self, task, subject, tmp_path):
+        path = tmp_path / "passkey.jsonl"
+
+        def stop(done, total, tokens):
+            assert total == 12
+            if done == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(task(), subject()[0], Journal(path), piece_tokens=64, on_sample=stop)
+        assert len(path.read_text().splitlines()) == 2
+
+    def test_a_line_that_was_cut_short_is_run_again(self, task, subject, tmp_path):
+        path = tmp_path / "passkey.jsonl"
+        first = run(task(), subject()[0], Journal(path))
+        path.write_text(path.read_text()[:-30])
+        again = run(task(), subject()[0], Journal(path))
+        assert len([json.loads(line) for line in path.read_text().splitlines()]) == 6
+        assert [record["hits"] for record in again] == [record["hits"] for record in first]
+
+    @pytest.mark.parametrize("content", ["hello", "hello\n", "[1]\n", '{"a": 1}\nhello'])
+    def test_a_file_of_something_else_is_left_alone(self, tmp_path, content):
+        path = tmp_path / "passkey.jsonl"
+        path.write_text(content)
+        with pytest.raises(InputError, match="is no file of results"):
+            Journal(path)
+        assert path.read_text() == content
+
+
+class TestKeys:
+    def test_cells(self, tokenizer, filler, subject):
+        task = KeysTask(tokenizer, filler, (4096,), keys=(1, 8, 4), questions=5, rewritten=2, samples=2)
+        records = run(task, subject()[0], Journal())
+        assert [(r["keys"], r["questions"], r["rewritten"], r["answers"]) for r in records] == [
+            (1, 1, 1, 2),
+            (4, 4, 2, 8),
+            (8, 5, 2, 10),
+        ]
+        assert all(record["exact"] == 1 for record in records)
+
+    def test_no_name_is_one_of_training(self, tokenizer, filler):
+        task = KeysTask(tokenizer, filler, (9216,), keys=(64,), questions=64, samples=1)
+        assert len(set(task.sample({"length": 9216, "keys": 64}, 0).names) - set(TRAIN_NAMES)) == 64
+
+    @pytest.mark.parametrize("options", [{"keys": ()}, {"keys": (0,)}, {"questions": 0}, {"lengths": ()}])
+    def test_counts_that_cannot_be(self, tokenizer, filler, options):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            KeysTask(tokenizer, filler, **{"lengths": (4096,)} | options)
+
+
+def test_samples_never_change(task):
+    """A cell's samples depend on nothing but what its key says."""
+    cell = {"length": 512, "depth": 0.5}
+    one, two = task().sample(cell, 3), task(depths=5, samples=9, memory=False).sample(cell, 3)
+    assert one.token_ids.equal(two.token_ids)
+    assert not one.token_ids.equal(task().sample(cell, 4).token_ids)
+    assert not one.token_ids.equal(task(seed=1).sample(cell, 3).token_ids)
+
+
+def test_the_control_without_a_needle_asks_for_the_same_key(task):
+    cell = {"length": 512, "depth": 0.5}
+    one, none = task().sample(cell, 3), task(with_needle=False).sample(cell, 3)
+    assert one.answers == none.answers
+    assert one.token_ids[-5:].equal(none.token_ids[-5:])
+
+
+@pytest.mark.parametrize("options", [{"lengths": ()}, {"lengths": (0,)}, {"depths": 0}, {"samples": 0}])
+def test_counts_that_cannot_be(task, options):
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        task(**options)
+
+
+def test_a_length_that_is_too_small_is_known_before_anything_runs(task):
+    with pytest.raises(InputError, match="100 tokens are too few"):
+        task(lengths=(4096, 100))
+
+
+def test_the_environment_is_told():
+    found = environment()
+    assert set(found["versions"]) == {"infini_attention", "torch", "transformers", "python"}
+    assert found["threads"] == 1
+    assert json.dumps(found)

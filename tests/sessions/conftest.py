@@ -1,0 +1,23 @@
+"""Tiny sessions."""
+
+import pytest
+
+
+@pytest.fixture(scope="session", params=["linear", "delta", "gated_delta", "none"])
+def rule(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def model(rule):
+    """float64: what is left between two splits of a text is a mistake and no rounding."""
+    from tiny import infini_model
+
+    return infini_model(rule=rule).double()
+
+
+@pytest.fixture
+def session(model):
+    from tiny import new_session
+
+    return new_session(model)
