@@ -7,7 +7,7 @@ import pytest
 
 import infini_attention
 
-COMMANDS = ("convert", "demo", "generate", "pull", "read")
+COMMANDS = ("convert", "demo", "eval", "generate", "pull", "read", "train")
 
 
 def test_version(run_cli):
@@ -21,9 +21,11 @@ def test_help_names_every_command(run_cli, arguments):
     assert all(f"  {command} " in out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [*(command for command in COMMANDS if command != "eval"), "eval passkey", "eval keys"]
+)
 def test_help_of_each_command(run_cli, command):
-    code, out, err = run_cli(command, "--help")
+    code, out, err = run_cli(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: infini {command} ")
     assert "--json" in out

@@ -12,7 +12,7 @@ from infini_attention.evaluation.journal import Journal
 from infini_attention.evaluation.keys import KeysTask
 from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
-from infini_attention.evaluation.summary import environment, summarize
+from infini_attention.evaluation.summary import summarize
 
 
 @pytest.fixture
@@ -181,10 +181,3 @@ def test_counts_that_cannot_be(task, options):
 def test_a_length_that_is_too_small_is_known_before_anything_runs(task):
     with pytest.raises(InputError, match="100 tokens are too few"):
         task(lengths=(4096, 100))
-
-
-def test_the_environment_is_told():
-    found = environment()
-    assert set(found["versions"]) == {"infini_attention", "torch", "transformers", "python"}
-    assert found["threads"] == 1
-    assert json.dumps(found)

@@ -96,6 +96,13 @@ def test_a_gradient_reaches_the_first_segment_through_the_memory_alone(model, id
     assert torch.all(embedded.grad[:, :SEGMENT].abs().sum((1, 2)) > 0)
 
 
+def test_training_after_inference(base, ids):
+    model = opened(base)
+    with torch.inference_mode():
+        model(ids)
+    model(ids, labels=ids, use_cache=False).loss.backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_keeps_the_memory_in_float32(model, ids, dtype, tmp_path):
     model.save_pretrained(tmp_path)

@@ -131,6 +131,13 @@ def emit(result: dict[str, Any], *, as_json: bool) -> None:
         print(f"{name.replace('_', ' '):<{width}}  {_readable(name, value)}")
 
 
+def emit_measured(result: dict[str, Any], *, as_json: bool) -> None:
+    """`emit` for figures that depend on the machine: the JSON says which it was."""
+    from infini_attention.environment import environment
+
+    emit(result | (environment() if as_json else {}), as_json=as_json)
+
+
 def peak_rss_bytes() -> int:
     """The largest resident set of this process so far."""
     status = Path("/proc/self/status")

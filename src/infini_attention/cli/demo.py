@@ -31,7 +31,7 @@ def run(
     stream = common.open_session(options, None)
     with book_path().open("rb") as file:
         result = read_with_progress(stream, read_blocks(file, name=BOOK), None, max_tokens=tokens)
-    common.emit({"book": BOOK, **result}, as_json=as_json)
+    common.emit_measured({"book": BOOK, **result}, as_json=as_json)
     if not as_json:
         saved = result["full_kv_bytes"] / result["state_bytes"]
         print(

@@ -72,10 +72,11 @@ class Request:
             axis: what tells cells of one length apart.
             settings: of the task, for the result.
         """
+        from infini_attention.environment import environment
         from infini_attention.evaluation.journal import Journal
         from infini_attention.evaluation.runner import run
         from infini_attention.evaluation.stream import subject_of
-        from infini_attention.evaluation.summary import environment, summarize
+        from infini_attention.evaluation.summary import summarize
 
         subject = subject_of(model)
         journal = Journal(None if self.out is None else self.out / f"{task.name}.jsonl")

@@ -82,7 +82,7 @@ def run(
     if output is not None and not (result["interrupted"] and stream.stats.tokens_read == 0):
         stream.save(output)
         result["session"] = str(output)
-    common.emit(result, as_json=as_json)
+    common.emit_measured(result, as_json=as_json)
     if result["interrupted"]:
         raise typer.Exit(130)
 

@@ -8,6 +8,7 @@ import typer
 from rich.logging import RichHandler
 
 from infini_attention.cli import common
+from infini_attention.errors import ConfigError
 
 NAME = "train"
 
@@ -33,8 +34,11 @@ def run(
     """
     import torch
 
-    from infini_attention.training.recipe import load_recipe
-    from infini_attention.training.run import train
+    try:
+        from infini_attention.training.recipe import load_recipe
+        from infini_attention.training.run import train
+    except ImportError as error:
+        raise ConfigError(f"{error}; training needs more: pip install 'infini-attention[train]'") from error
 
     loaded = load_recipe(recipe)
     if threads is not None:

@@ -1,16 +1,7 @@
-"""What a run says as a whole, and where it was run."""
+"""What a run says as a whole."""
 
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
-
-import infini_attention
 from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.stats import wilson_interval
 
@@ -40,28 +31,3 @@ def summarize(records: Sequence[Record], axis: str) -> Record:
         "seconds": round(sum(record["seconds"] for record in records), 3),
         "cells": list(records),
     }
-
-
-def environment() -> Record:
-    """What a figure may depend on beside the model: versions, machine, threads, and the commit of a checkout."""
-    root = Path(infini_attention.__file__).parents[2]
-    return {
-        "versions": {
-            "infini_attention": infini_attention.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "threads": torch.get_num_threads(),
-        "commit": _commit(root) if (root / ".git").exists() else None,
-    }
-
-
-def _commit(root: Path) -> str | None:
-    """With `-dirty` where the source differs from it; None without git."""
-    command: list[Any] = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

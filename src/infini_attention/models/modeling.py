@@ -151,7 +151,7 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
             states,
             past_key_values if use_cache else None,
             padding_mask,
-            *self._rotary(settings.segment_size, columns),
+            *self._rotary(settings.segment_size),
         )
         output = super().forward(
             input_ids=input_ids,
@@ -167,17 +167,16 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
                 layer.columns += columns
         return output
 
-    def _rotary(self, segment_size: int, columns: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _rotary(self, segment_size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """cos and sin `[C, R]` of the positions in a segment, and those `[1, 1, R]` that rotate nothing."""
         weight = self.get_input_embeddings().weight
         key = (segment_size, weight.dtype, weight.device)
         if getattr(self, "_rotary_key", None) != key:
-            positions = torch.arange(segment_size, device=weight.device)[None]
-            cos, sin = self.rotary_emb(weight[:1], positions)
-            self._rotary_tables = (
-                (cos[0], sin[0]),
-                (torch.ones_like(cos[:, :1]), torch.zeros_like(sin[:, :1])),
-            )
+            with torch.inference_mode(False):  # a table made in inference mode would be of no use to training
+                positions = torch.arange(segment_size, device=weight.device)[None]
+                cos, sin = self.rotary_emb(weight[:1], positions)
+                identity = torch.ones_like(cos[:, :1]), torch.zeros_like(sin[:, :1])
+                self._rotary_tables = (cos[0], sin[0]), identity
             self._rotary_key = key
         return self._rotary_tables
 

@@ -1,17 +1,15 @@
 """From a recipe to a trained model in a folder, resumable at any moment."""
 
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
-from infini_attention import __version__
 from infini_attention.data.bytes import byte_tokenizer
+from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
 from infini_attention.training.batches import RecipeBatches
@@ -71,13 +69,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "last": log.last,
-        "versions": {
-            "infini_attention": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
+        **environment(),
         "model": str(out / "model"),
     }
     if trainer.is_world_process_zero():
