@@ -76,7 +76,7 @@ MISTAKES = [
     (f"{READ} --from folder", "folder: no such session file"),
     (f"{READ} --from good.txt", "good.txt: is not a session file"),
     (f"{READ} --from corrupt", "corrupt: is damaged"),
-    ("read good.txt -m other --from session", "was made with another model (model)"),
+    ("read good.txt -m other --from session", "was made with another model (/"),
     ("read good.txt --from session --segment-size 8", "is an Infini model already"),
     (f"{READ} --resume", "--resume needs -o SESSION"),
     (f"{READ} --resume -o missing", "missing: no such session file"),

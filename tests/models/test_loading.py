@@ -10,8 +10,9 @@ from gguf import GGUFWriter
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError, ModelError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, convert, load_model
-from infini_attention.models.known import KNOWN, KnownModel, verify
+from infini_attention.models.known import KNOWN, KnownModel
 from infini_attention.models.loading import check_gguf
+from infini_attention.models.pulling import verify
 from models.conftest import SEGMENT
 
 

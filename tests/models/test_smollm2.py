@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from helpers import assert_close
 from infini_attention.models import convert, load_tokenizer
-from infini_attention.models.known import pull
+from infini_attention.models.pulling import pull
 from infini_attention.sessions import Session
 
 pytestmark = pytest.mark.slow

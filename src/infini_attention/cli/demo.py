@@ -23,7 +23,7 @@ def run(
 
     The model is SmolLM2-135M, converted on the fly and fetched once.
     """
-    from infini_attention.models.known import pull
+    from infini_attention.models.pulling import pull
 
     with common.console.status("fetching the model (once)") as status:
         pull(common.DEFAULT_MODEL, on_progress=lambda step: status.update(f"{common.DEFAULT_MODEL}: {step}"))

@@ -15,7 +15,8 @@ def run(
     as_json: common.AsJson = False,
 ) -> None:
     """Fetch a known model, verified by its sha256."""
-    from infini_attention.models.known import KNOWN, pull
+    from infini_attention.models.known import KNOWN
+    from infini_attention.models.pulling import pull
 
     with common.console.status(f"pulling {name}") as status:
         path = pull(name, force=force, on_progress=lambda step: status.update(f"{name}: {step}"))
