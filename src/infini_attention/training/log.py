@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 logger = logging.getLogger(__name__)
 
+# If nearly all gates are still where they started after so many steps, their learning rate is wrong.
 ALARM_AFTER_STEPS = 200
 STUCK_SHARE = 0.9
 

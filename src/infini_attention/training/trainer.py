@@ -12,8 +12,8 @@ from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Recipe
 from infini_attention.training.watch import MemoryWatch
 
-# Gates that move less than this have learnt nothing; if nearly all do, the learning rate is wrong.
-STUCK_DISTANCE, STUCK_SHARE = 0.05, 0.9
+# A gate that has moved less than this has learnt nothing.
+STUCK_DISTANCE = 0.05
 
 
 class InfiniTrainer(Trainer):
@@ -96,7 +96,7 @@ class InfiniTrainer(Trainer):
 
     @torch.no_grad()
     def _stuck_share(self) -> float:
-        """How many gates are still within 0.05 of their start."""
+        """The share of gates that are still where they started."""
         if not self.gate_starts:
             return 0.0
         moved = torch.cat([(p - self.gate_starts[name]).abs().flatten() for name, p in _gates(self.model)])
