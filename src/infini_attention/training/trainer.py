@@ -63,6 +63,7 @@ class InfiniTrainer(Trainer):
             self.accelerator.backward(loss)
             total += loss.detach()
             cache = None if out.past_key_values is None else out.past_key_values.detach()
+        self.counted += 1
         return total
 
     def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, answers: Tensor, pieces: int) -> Tensor:
@@ -86,12 +87,11 @@ class InfiniTrainer(Trainer):
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        steps = self.state.global_step - self.counted
-        if "loss" in logs and steps:
-            logs |= {name: value / steps for name, value in self.sums.items()} | self.watch.figures()
+        if "loss" in logs and self.counted:
+            logs |= {name: value / self.counted for name, value in self.sums.items()} | self.watch.figures()
             logs["length"] = self.recipe.curriculum[self.recipe.stage_at(self.state.global_step - 1)].length
             logs["gates_stuck"] = self._stuck_share()
-            self.sums, self.counted = {}, self.state.global_step
+            self.sums, self.counted = {}, 0
         super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
