@@ -117,7 +117,7 @@ class Request:
         names = ("task", "model", "haystack", "memory", "accuracy", "interval", "samples", "outside_window_share")
         shown = {name: result[name] for name in (*names, "state_bytes", "seconds")}
         shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
-        shown["worst_cell"] = ", ".join(f"{name} {value:.4g}" for name, value in result["worst_cell"].items())
+        shown["worst_cell"] = ", ".join(f"{name} {round(value, 4):,}" for name, value in result["worst_cell"].items())
         common.emit(shown, as_json=False)
         for length in result["lengths"]:
             exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
