@@ -17,16 +17,23 @@ STUCK_SHARE = 0.9
 
 
 class RunLog(TrainerCallback):
-    """Appends every entry to a file, and says loudly when the gates do not move.
+    """Writes every entry of the log, and says loudly when the gates do not move.
 
     Args:
-        path: of the JSON lines.
+        out: folder of the run: `log.jsonl`, and `tensorboard/` with a histogram of the gates at each checkpoint.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, out: Path) -> None:
+        self.out = out
         self.last: dict[str, Any] = {}
         self.began = time.perf_counter()
+        self.writer: SummaryWriter | None = None  # in the main process only
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.writer = SummaryWriter(str(self.out / "tensorboard"))
 
     def on_log(
         self,
@@ -36,12 +43,13 @@ class RunLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
+        if not logs or "loss" not in logs or self.writer is None:
             return
         self.last = {"step": state.global_step, "seconds": round(time.perf_counter() - self.began, 1), **logs}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(self.last) + "\n")
+        for name, value in logs.items():
+            self.writer.add_scalar(name, value, state.global_step)
         shown = ("step", "length", "answer_loss", "recall", "text_loss", "write_strength")
         logger.info(" ".join(f"{name} {_short(self.last[name])}" for name in shown if name in self.last))
         if state.global_step >= ALARM_AFTER_STEPS and logs.get("gates_stuck", 0.0) > STUCK_SHARE:
@@ -50,36 +58,6 @@ class RunLog(TrainerCallback):
                 100 * logs["gates_stuck"],
                 state.global_step,
             )
-
-
-class GateHistograms(TrainerCallback):
-    """TensorBoard: every figure of the log, and a histogram of the gates' biases at each checkpoint.
-
-    Args:
-        folder: of the event files.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: SummaryWriter | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.writer = SummaryWriter(str(self.folder))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        for name, value in (logs or {}).items():
-            if self.writer is not None and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.writer is not None:

@@ -13,7 +13,7 @@ from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
 from infini_attention.training.batches import RecipeBatches
-from infini_attention.training.log import GateHistograms, RunLog
+from infini_attention.training.log import RunLog
 from infini_attention.training.recipe import Recipe
 from infini_attention.training.trainer import InfiniTrainer
 from infini_attention.training.watch import watched
@@ -49,7 +49,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any]:
     arguments = training_arguments(recipe, out)
     batches = RecipeBatches(recipe, tokenizer, rank=arguments.process_index, start=start)
     with watched(model) as watch:
-        log = RunLog(out / "log.jsonl")
+        log = RunLog(out)
         trainer = InfiniTrainer(
             recipe,
             watch,
@@ -57,7 +57,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any]:
             args=arguments,
             train_dataset=batches,
             processing_class=tokenizer,
-            callbacks=[log, GateHistograms(out / "tensorboard")],
+            callbacks=[log],
         )
         trainer.remove_callback(PrinterCallback)  # stdout is for the result
         began = time.perf_counter()
