@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from infini_attention.data.bytes import byte_tokenizer
 from infini_attention.data.haystack import SENTENCES, Haystack
+from infini_attention.data.vocabulary import byte_tokenizer
 from infini_attention.errors import InputError
 from tiny import BOOK, byte_level
 

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from infini_attention.data.bytes import byte_tokenizer
 from infini_attention.data.haystack import SENTENCES, Haystack
 from infini_attention.data.names import TEST_NAMES, TRAIN_NAMES
 from infini_attention.data.recall import OPENING, draw_key, named_keys, passkey
+from infini_attention.data.vocabulary import byte_tokenizer
 from infini_attention.errors import InputError
 from tiny import BOOK, byte_level
 from tiny import byte_tokenizer as with_start

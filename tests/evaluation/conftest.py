@@ -1,8 +1,8 @@
 import pytest
 
 from evaluation.readers import Oracle
-from infini_attention.data.bytes import byte_tokenizer
 from infini_attention.data.haystack import Haystack
+from infini_attention.data.vocabulary import byte_tokenizer
 from infini_attention.evaluation.stream import Subject
 
 

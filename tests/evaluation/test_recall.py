@@ -10,7 +10,7 @@ from evaluation.readers import Ignorant, Oracle
 from helpers import FLOAT32, assert_close
 from infini_attention.data.recall import RecallSample, named_keys, passkey
 from infini_attention.errors import ConfigError
-from infini_attention.evaluation.recall import outside_window, recall
+from infini_attention.evaluation.recall import recall
 from infini_attention.evaluation.stream import ModelStream, subject_of
 from tiny import SEGMENT, infini_model
 
@@ -52,7 +52,7 @@ def test_with_memory_off_only_the_unfinished_segment_is_known(samples, tokenizer
     [(question, _)] = samples[0].questions
     assert [entry for entry in reader.log if entry[0] == "forget"] == [("forget", question)]
     near = passkey(tokenizer, 700, random.Random(5), filler, depth=1.0)
-    assert outside_window(near, 256) == [False]
+    assert near.outside_window(256) == [False]
     assert recall(Oracle(256), [near], memory=False, piece_size=256).hits.all()
 
 
@@ -79,7 +79,7 @@ def test_a_mistake_spoils_no_later_question(quiz):
 def test_no_needle_no_answer(tokenizer, filler):
     sample = passkey(tokenizer, 700, random.Random(0), filler, with_needle=False)
     assert not recall(Oracle(), [sample], piece_size=256).hits.any()
-    assert outside_window(sample, 64) == [False]
+    assert sample.outside_window(64) == [False]
 
 
 def test_samples_must_fit_together(samples, quiz):
@@ -93,8 +93,8 @@ def test_samples_must_fit_together(samples, quiz):
 def test_outside_the_window(question, outside):
     """A needle that ends at 129: from the segment that begins at 192 on, nobody sees it."""
     sample = RecallSample(torch.zeros(400), (), ((100, 129),), ("",), (question,), ((100, 129),))
-    assert outside_window(sample, 64) == [outside]
-    assert outside_window(replace(sample, sources=((100, 128),)), 64) == [question[0] >= 128]
+    assert sample.outside_window(64) == [outside]
+    assert replace(sample, sources=((100, 128),)).outside_window(64) == [question[0] >= 128]
 
 
 class TestARealModel:

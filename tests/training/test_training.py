@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError
-from infini_attention.training.batches import RecipeBatches
+from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
 from infini_attention.training.groups import parameter_groups
-from infini_attention.training.recipe import Data, Mixture, load_recipe
+from infini_attention.training.recipe import Data, Mixture, Tokenizer, load_recipe
 from infini_attention.training.run import last_checkpoint, new_model, recipe_tokenizer, train
 from infini_attention.training.watch import watched
 
@@ -65,9 +65,20 @@ def test_each_task_marks_its_answers(recipe, task):
     batch = RecipeBatches(recipe.model_copy(update={"data": data}), tokenizer).batch(25)
     assert batch["input_ids"].shape == batch["answers"].shape
     for ids, answers in zip(batch["input_ids"], batch["answers"], strict=True):
-        key = tokenizer.decode(ids[answers])
+        key = tokenizer.decode(ids[answers > 0])
         assert key == "" if task == "text" else key.isdecimal() and len(key) % 5 == 0
         assert tokenizer.decode(ids).count(key) >= 3 or task != "passkey"
+
+
+def test_answers_that_only_the_memory_knows_are_marked(recipe):
+    batch = RecipeBatches(recipe, recipe_tokenizer(recipe)).batch(0)
+    assert set(batch["answers"].flatten().tolist()) == {0, IN_WINDOW, OUTSIDE}
+
+
+def test_a_run_can_train_its_own_tokenizer(recipe):
+    data = Data(books=(str(NOVEL),), book_share=1.0)
+    tokenizer = recipe_tokenizer(recipe.model_copy(update={"data": data, "tokenizer": Tokenizer(vocab_size=300)}))
+    assert len(tokenizer) == 300
 
 
 def test_books_that_are_not_there(recipe):

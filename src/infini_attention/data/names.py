@@ -1,5 +1,7 @@
 """First names for samples: those that training may use, and those that only tests use."""
 
+import random
+
 _TRAIN = """
 Aaron Abigail Adam Adele Agnes Alan Albert Alexander Alfred Alice Amanda Amelia Amy Andrew Angela Anita Ann Anthony
 Arnold Arthur Audrey Barbara Beatrice Benjamin Bernard Bertha Betty Brandon Brenda Brian Bridget Bruce Calvin Carl
@@ -22,3 +24,15 @@ Wanda Wendy Xavier Yara Zoe
 
 TRAIN_NAMES = tuple(_TRAIN.split())
 TEST_NAMES = tuple(_TEST.split())
+
+
+def made_up_names(count: int, rng: random.Random) -> tuple[str, ...]:
+    """Different names of two or three syllables, such as Keluvo: with few real ones, a model would learn the list."""
+    names: dict[str, None] = {}
+    while len(names) < count:
+        syllables = (
+            "".join((rng.choice("bcdfghjklmnprstvwz"), rng.choice("aeiou"))) for _ in range(rng.choice((2, 3)))
+        )
+        name = ("".join(syllables) + rng.choice(("", "", "l", "n", "r", "s"))).capitalize()
+        names[name] = None
+    return tuple(name for name in names if name not in TEST_NAMES)

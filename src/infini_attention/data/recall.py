@@ -46,6 +46,16 @@ class RecallSample:
     questions: tuple[Span, ...] = ()
     sources: tuple[Span | None, ...] = ()
 
+    def outside_window(self, segment_size: int) -> list[bool]:
+        """Per question: whether its needle ended before the segment began in which the question begins.
+
+        Only then is the answer out of the sight of local attention, and a right one comes from the memory.
+        """
+        return [
+            source is not None and source[1] <= question[0] // segment_size * segment_size
+            for source, question in zip(self.sources, self.questions, strict=True)
+        ]
+
 
 def passkey(
     tokenizer: PreTrainedTokenizerBase,

@@ -61,14 +61,3 @@ def _answer(stream: Stream, logits: Tensor, expected: Tensor) -> Tensor:
             break
         logits = stream.read(written[:, None])
     return hits
-
-
-def outside_window(sample: RecallSample, segment_size: int) -> list[bool]:
-    """Per question: whether its needle ended before the segment began in which the question begins.
-
-    Only then is the answer out of the sight of local attention, and a right one comes from the memory.
-    """
-    return [
-        source is not None and source[1] <= question[0] // segment_size * segment_size
-        for source, question in zip(sample.sources, sample.questions, strict=True)
-    ]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from infini_attention.data.recall import RecallSample
 from infini_attention.evaluation.journal import Journal, Record
-from infini_attention.evaluation.recall import outside_window, recall
+from infini_attention.evaluation.recall import recall
 from infini_attention.evaluation.stream import Subject
 
 PIECE_TOKENS = 16384  # read at a time, over all rows of a batch
@@ -89,7 +89,7 @@ def run(
             tally = tallies[number]
             tally.hits += int(hits.sum())
             tally.answers += len(hits)
-            tally.outside += sum(outside_window(sample, subject.segment_size))
+            tally.outside += sum(sample.outside_window(subject.segment_size))
             tally.done, tally.seconds, tally.nbytes = tally.done + 1, tally.seconds + seconds, outcome.nbytes
             if tally.done == task.samples:
                 journal.append(_record(cells[number][0], subject, tallies.pop(number)))

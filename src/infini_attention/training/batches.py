@@ -15,18 +15,24 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from infini_attention.data.haystack import Haystack
+from infini_attention.data.names import TRAIN_NAMES, made_up_names
 from infini_attention.data.recall import RecallSample, named_keys, passkey
 from infini_attention.data.seeds import training_rng
 from infini_attention.errors import ConfigError, InputError
+from infini_attention.models import InfiniLlamaConfig
 from infini_attention.training.recipe import Recipe
 
+IN_WINDOW, OUTSIDE = 1, 2
 MAX_SHARE_OF_NEEDLES = 0.6
+MADE_UP_NAMES = 2000
 LONG_NEEDLE = "The pass key of Nicholas is 12345. Remember it. 12345 is the pass key of Nicholas. "
 
 
 @dataclass
 class RecipeBatches(IterableDataset):
-    """Batches `{"input_ids": [N, T] int64, "answers": [N, T] bool}`, all rows of a batch equally long.
+    """Batches `{"input_ids": [N, T] int64, "answers": [N, T] int8}`, all rows of a batch equally long.
+
+    `answers` is 0 for plain text, `IN_WINDOW` for an answer, and `OUTSIDE` for one that only the memory can know.
 
     Args:
         recipe: of the run.
@@ -43,6 +49,8 @@ class RecipeBatches(IterableDataset):
     def __post_init__(self) -> None:
         self.filler = Haystack.repeat(self.tokenizer)
         books = book_files(self.recipe.data.books)
+        self.segment_size = InfiniLlamaConfig(**self.recipe.model).infini_settings.segment_size
+        self.made_up = made_up_names(MADE_UP_NAMES, random.Random(0))
         self.books = Haystack.book(self.tokenizer, books) if books else None
         if self.books is None and (self.recipe.data.book_share or self.recipe.data.mixture.text):
             raise ConfigError("data.book_share and data.mixture.text need data.books; it is empty")
@@ -60,10 +68,10 @@ class RecipeBatches(IterableDataset):
             stage = rng.randrange(stage)
         length = recipe.curriculum[stage].length
         samples = [self._sample(length, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
-        answers = torch.zeros(len(samples), length, dtype=torch.bool)
+        answers = torch.zeros(len(samples), length, dtype=torch.int8)
         for row, sample in enumerate(samples):
-            for start, stop in sample.answers:
-                answers[row, start:stop] = True
+            for (start, stop), outside in zip(sample.answers, sample.outside_window(self.segment_size), strict=True):
+                answers[row, start:stop] = OUTSIDE if outside else IN_WINDOW
         return {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
 
     def _sample(self, length: int, rng: random.Random) -> RecallSample:
@@ -89,12 +97,16 @@ class RecipeBatches(IterableDataset):
         count = rng.choice([n for n in counts if n * self._needle_tokens <= MAX_SHARE_OF_NEEDLES * length] or [1])
         rewritten = rng.choice((0, (count + 3) // 4))
         questions = min(count, data.questions)
-        try:
-            return named_keys(
-                self.tokenizer, length, rng, haystack, keys=count, questions=questions, rewritten=rewritten
-            )
-        except InputError:  # too short for so much: the smallest task of its kind
-            return named_keys(self.tokenizer, length, rng, haystack, keys=1, questions=1, rewritten=0)
+        names = rng.choice((TRAIN_NAMES, self.made_up))
+        while True:
+            try:
+                asked = {"keys": count, "questions": questions, "rewritten": rewritten}
+                return named_keys(self.tokenizer, length, rng, haystack, names=names, **asked)
+            except InputError:  # too short for so much
+                if count == 1:
+                    raise
+                count //= 2
+                questions, rewritten = min(questions, count), 0
 
     @cached_property
     def _needle_tokens(self) -> int:

@@ -65,6 +65,16 @@ class Data(_Part):
     mixture: Mixture = Mixture()
 
 
+class Tokenizer(_Part):
+    """A tokenizer that the run trains first, on its books.
+
+    Attributes:
+        vocab_size: tokens, the 256 bytes among them.
+    """
+
+    vocab_size: Annotated[int, Field(ge=256)]
+
+
 class Optimizer(_Part):
     """AdamW.
 
@@ -105,7 +115,7 @@ class Recipe(_Part):
         name: of the run and its folder.
         seed: of the weights and the data.
         model: of `InfiniLlamaConfig`, its `infini` entry included.
-        tokenizer: "bytes", or what `load_tokenizer` takes.
+        tokenizer: "bytes", what `load_tokenizer` takes, or one to train.
         curriculum: stages, one after the other.
         save_every: steps between checkpoints.
         log_every: steps between entries of the log.
@@ -114,7 +124,7 @@ class Recipe(_Part):
     name: str
     seed: int = 0
     model: dict[str, Any]
-    tokenizer: Literal["bytes"] | str = "bytes"
+    tokenizer: Literal["bytes"] | str | Tokenizer = "bytes"
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()

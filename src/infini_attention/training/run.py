@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
-from infini_attention.data.bytes import byte_tokenizer
+from infini_attention.data.vocabulary import byte_tokenizer, train_tokenizer
 from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
-from infini_attention.training.batches import RecipeBatches
+from infini_attention.training.batches import RecipeBatches, book_files
 from infini_attention.training.log import RunLog
-from infini_attention.training.recipe import Recipe
+from infini_attention.training.recipe import Recipe, Tokenizer
 from infini_attention.training.trainer import InfiniTrainer
 from infini_attention.training.watch import watched
 
@@ -116,6 +116,8 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     """The tokenizer that a recipe names."""
+    if isinstance(recipe.tokenizer, Tokenizer):
+        return train_tokenizer(book_files(recipe.data.books), recipe.tokenizer.vocab_size)
     return byte_tokenizer() if recipe.tokenizer == "bytes" else load_tokenizer(recipe.tokenizer)
 
 

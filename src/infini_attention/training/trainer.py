@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
+from infini_attention.training.batches import OUTSIDE
 from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Recipe
 from infini_attention.training.watch import MemoryWatch
@@ -32,7 +33,7 @@ class InfiniTrainer(Trainer):
         self.recipe, self.watch = recipe, watch
         self.gate_starts = {name: p.detach().clone() for name, p in _gates(self.model)}
         self.sums: dict[str, float] = {}
-        self.counted = 0
+        self.counted = self.recalled = self.asked = 0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -70,16 +71,19 @@ class InfiniTrainer(Trainer):
         """The mean over the answers of the whole batch, the weighted mean over its other tokens, and the penalty."""
         weights = self.recipe.loss
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
-        answer_count = max(1, int(answers.sum()))
+        answer_count = max(1, int((answers > 0).sum()))
         text_count = max(1, answers.numel() - answer_count)
-        answer = (losses * asked).sum() / answer_count
-        text = (losses * ~asked).sum() / text_count
+        answer = (losses * (asked > 0)).sum() / answer_count
+        text = (losses * (asked == 0)).sum() / text_count
         loss = answer + weights.text * text
         written = self.watch.write_strength()
         if written is not None:
             loss = loss + weights.write_penalty * written / pieces
             self._count(write_strength=written / pieces)
-        self._count(answer_loss=answer, text_loss=text, recall=_recalled(logits, labels, asked) / answer_count)
+        self._count(answer_loss=answer, text_loss=text)
+        outside = asked == OUTSIDE
+        self.recalled += int(((logits.argmax(-1) == labels) & outside).sum())
+        self.asked += int(outside.sum())
         return loss
 
     def _count(self, **figures: Tensor) -> None:
@@ -91,7 +95,9 @@ class InfiniTrainer(Trainer):
             logs |= {name: value / self.counted for name, value in self.sums.items()} | self.watch.figures()
             logs["length"] = self.recipe.curriculum[self.recipe.stage_at(self.state.global_step - 1)].length
             logs["gates_stuck"] = self._stuck_share()
-            self.sums, self.counted = {}, 0
+            if self.asked:  # outside the exact window
+                logs["recall"] = self.recalled / self.asked
+            self.sums, self.counted, self.recalled, self.asked = {}, 0, 0, 0
         super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
@@ -105,8 +111,3 @@ class InfiniTrainer(Trainer):
 
 def _gates(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if name.endswith("infini.gate_bias")]
-
-
-def _recalled(logits: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-    """How many of the asked tokens are the likeliest ones."""
-    return ((logits.argmax(-1) == labels) & asked).sum()
