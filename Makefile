@@ -29,7 +29,7 @@ check: $(STAMP) ## lint, formatting, types, and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-demo: $(STAMP) ## read a book, recall what was hidden in it
+demo: $(STAMP) ## recall a key from a million tokens, and write infini-demo.html
 	$(BIN)/infini demo
 
 format: $(STAMP) ## format the code and apply the safe fixes

@@ -31,7 +31,7 @@ class Oracle:
         return told[-1][len(asked[2])] if told else 0
 
     def fork(self):
-        fork = type(self)(self.segment_size, list(self.rows), self.log)
+        fork = type(self)(self.segment_size, self.rows and list(self.rows), self.log)
         fork.forgotten = self.forgotten
         return fork
 

@@ -1,6 +1,7 @@
 """Loading what users name, and refusing what cannot be loaded."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,19 @@ from gguf import GGUFWriter
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError, ModelError
-from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, convert, load_model
-from infini_attention.models.known import KNOWN, KnownModel
-from infini_attention.models.loading import check_gguf
+from infini_attention.models import (
+    InfiniLlamaConfig,
+    InfiniLlamaForCausalLM,
+    convert,
+    load_model,
+    load_tokenizer,
+    loading,
+)
+from infini_attention.models.known import BUILTIN, KNOWN, KnownModel, builtin_path
+from infini_attention.models.loading import check_gguf, is_infini
 from infini_attention.models.pulling import verify
 from models.conftest import SEGMENT
+from tiny import base_model, byte_tokenizer, infini_model, save_model
 
 
 def test_a_base_checkpoint_loads_with_every_memory_parameter_initialised(base, tmp_path):
@@ -58,6 +67,40 @@ def test_unknown_settings_are_named():
 def test_nothing_there(source):
     with pytest.raises(ModelError, match=r"no model at|no such file"):
         load_model(source)
+
+
+class TestTheBuiltInModel:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        """Where the weights would lie; the working directory has a folder of the same name."""
+        monkeypatch.setattr(loading, "builtin_path", lambda: tmp_path / "package")
+        monkeypatch.chdir(tmp_path)
+        save_model(tmp_path / "builtin", base_model(seed=1))
+        return tmp_path / "package"
+
+    def test_it_lies_beside_the_code(self):
+        assert builtin_path() == Path(loading.__file__).parent / "builtin"
+
+    @pytest.mark.parametrize("load", [load_model, load_tokenizer, is_infini])
+    def test_without_its_weights(self, folder, load):
+        folder.mkdir()
+        with pytest.raises(ModelError, match=r"this installation lacks the built-in weights: no config\.json in"):
+            load(BUILTIN)
+
+    def test_with_them(self, folder):
+        twin = infini_model(rule="delta")
+        save_model(folder, twin)
+        assert is_infini(BUILTIN)
+        assert load_model(BUILTIN).config.infini == twin.config.infini
+        assert load_tokenizer(BUILTIN)("a", add_special_tokens=False)["input_ids"] == byte_tokenizer().encode("a")
+
+    def test_a_folder_of_that_name(self, folder):
+        assert not is_infini("./builtin")
+        assert not is_infini(Path("builtin"))
+
+    def test_it_is_named_where_a_name_is_wrong(self):
+        with pytest.raises(ModelError, match="or one of builtin, smollm2-135m"):
+            load_model("bultin")
 
 
 def test_a_file_that_is_no_model(tmp_path):

@@ -34,10 +34,31 @@ def test_books_are_relative_to_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("entries", "path", "files"),
+    [
+        ('path = "json"\ndata_files = "a.jsonl"', "json", ("{here}/a.jsonl",)),
+        ('path = "text"\ndata_files = ["/a.txt", "hf://b", "c"]', "text", ("/a.txt", "hf://b", "{here}/c")),
+        ('path = "./folder"\ndata_files = "a.jsonl"', "{here}/folder", "a.jsonl"),
+        ('path = "some/one"\ndata_files = "en/*.gz"', "some/one", "en/*.gz"),
+        ('path = "some/one"', "some/one", None),
+    ],
+)
+def test_local_files_of_data_sets_are_relative_to_the_recipe(tmp_path, entries, path, files):
+    recipe = tmp_path / "x.toml"
+    recipe.write_text(f"{MINIMAL}[[data.datasets]]\n{entries}\n[[data.datasets]]\n{entries}\n")
+    here = {"here": str(tmp_path)}
+    files = tuple(name.format(**here) for name in files) if isinstance(files, tuple) else files
+    for dataset in load_recipe(recipe).data.datasets:
+        assert (dataset.path, dataset.data_files) == (path.format(**here), files)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name = ", "not a recipe in TOML"),
         (MINIMAL + "[losses]\ntext = 1\n", "losses: Extra inputs"),
+        (MINIMAL + "[[data.datasets]]\npath = 'json'\ntrust_remote_code = true\n", r"datasets\.0\.trust_remote_code"),
+        (MINIMAL + "[[data.datasets]]\ncolumn = 'text'\n", r"data\.datasets\.0\.path: Field required"),
         (MINIMAL + "[loss]\ntext = -1\n", "loss.text: Input should be greater"),
         (MINIMAL + "[data.mixture]\npasskey = 0\n", r"data\.mixture: .*at least one task"),
         ('name = "x"\ncurriculum = []\n[model]\n', "curriculum: .*at least 1 item"),
@@ -49,6 +70,31 @@ def test_mistakes_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(path)
+
+
+def test_entries_can_be_replaced(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(MINIMAL)
+    changes = ["loss.text=1", "model.infini.rule=delta", "curriculum=[{length=128, steps=7}]", "model.hidden_size=16"]
+    recipe = load_recipe(path, changes)
+    assert (recipe.loss.text, recipe.steps) == (1, 7)
+    assert recipe.model == {"hidden_size": 16, "infini": {"rule": "delta"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("loss.text", "looks like"),
+        ("a b=1", "not an entry in TOML"),
+        ("loss.txet=1", "loss.txet: Extra inputs"),
+        ("loss=1", "loss: Input should be a valid dictionary"),
+    ],
+)
+def test_mistakes_in_replaced_entries_are_named(tmp_path, change, message):
+    path = tmp_path / "x.toml"
+    path.write_text(MINIMAL)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path, [change])
 
 
 def test_a_missing_file():

@@ -1,6 +1,7 @@
 """A run learns with the right groups, can be killed, and goes on to the same weights."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError
 from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
 from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Data, Mixture, Tokenizer, load_recipe
-from infini_attention.training.run import last_checkpoint, new_model, recipe_tokenizer, train
+from infini_attention.training.run import (
+    CHECKPOINT_FILES,
+    check_alike,
+    last_checkpoint,
+    new_model,
+    recipe_tokenizer,
+    train,
+    training_arguments,
+)
 from infini_attention.training.watch import watched
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -111,9 +121,38 @@ def test_the_same_recipe_gives_the_same_weights(finished, recipe, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
-    (tmp_path / "checkpoint-20").mkdir()
-    (tmp_path / "checkpoint-20" / "model.safetensors").touch()
-    assert last_checkpoint(tmp_path) is None
+    for step, state in ((10, "{}"), (20, '{"epoch"'), (30, "")):  # the process was killed while it wrote
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in CHECKPOINT_FILES:
+            (folder / name).write_text(state)
+    (tmp_path / "checkpoint-40").mkdir()
+    (tmp_path / "checkpoint-40" / "model.safetensors").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_another_number_of_processes_is_remarked_on(finished, recipe, tmp_path, caplog):
+    shutil.copytree(finished[1] / "checkpoint-20", tmp_path / "checkpoint-20")
+    train(recipe, tmp_path, resume=True)
+    assert "processes began" not in caplog.text
+    for folder in tmp_path.glob("checkpoint-*"):
+        shutil.copy(folder / "rng_state.pth", folder / "rng_state_1.pth")
+    train(recipe, tmp_path, resume=True)
+    assert "2 processes began this run and 1 go on" in caplog.text
+
+
+def test_processes_that_see_other_things_are_refused(monkeypatch):
+    check_alike(checkpoint=None, documents="abc")
+    other = {"checkpoint": "checkpoint-10", "documents": "abc"}
+    monkeypatch.setattr("infini_attention.training.run.gather_object", lambda facts: [*facts, other])
+    with pytest.raises(ConfigError, match="must have the same checkpoint; got None, checkpoint-10: give them"):
+        check_alike(checkpoint=None, documents="abc")
+
+
+def test_one_process_trains_on_one_gpu(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ConfigError, match="trains on one GPU; got 2: start one process for each"):
+        training_arguments(recipe, tmp_path)
 
 
 def test_killed_and_resumed_equals_never_killed(finished, tmp_path):

@@ -46,7 +46,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"A directory, a hub id, a .gguf file, or a pulled model.  [default: {DEFAULT_MODEL}, or the session's]",
+        help="A directory, a hub id, a .gguf file, a pulled model, or builtin.  "
+        f"[default: {DEFAULT_MODEL}, or the session's]",
         show_default=False,
     ),
 ]
@@ -110,6 +111,10 @@ def open_session(options: ModelOptions, path: Path | None) -> "Session":
 
 def _lasting(source: str) -> str:
     """What finds the model again from another folder."""
+    from infini_attention.models.known import BUILTIN
+
+    if source == BUILTIN:
+        return source
     return str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
 
 

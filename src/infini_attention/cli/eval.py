@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from infini_attention.cli import common
-from infini_attention.cli.evaluating import Request, parse_counts, parse_lengths
+from infini_attention.cli.counts import parse_counts, parse_lengths
+from infini_attention.cli.evaluating import Request
 
 NAME = "eval"
 

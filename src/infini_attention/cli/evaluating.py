@@ -1,14 +1,13 @@
 """What the subcommands of `infini eval` share: their arguments, a run with its progress, and the files it leaves."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infini_attention.cli import common
-from infini_attention.cli.demo import book_path
 from infini_attention.cli.progress import SampleProgress
+from infini_attention.data.novel import book_path
 from infini_attention.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from infini_attention.data.haystack import Haystack
     from infini_attention.evaluation.runner import Task
-
-UNITS = {"": 1, "K": 1024, "M": 1024**2}
 
 
 @dataclass(frozen=True)
@@ -122,22 +119,3 @@ class Request:
         for length in result["lengths"]:
             exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
             print(f"{length:>12,} tokens: {sum(exact) / len(exact):7.2%} exact, worst cell {min(exact):7.2%}")
-
-
-def parse_lengths(text: str) -> tuple[int, ...]:
-    """`4096,128K,1M` as tokens; K = 1024, M = 1024K. Raises `ConfigError`."""
-    lengths = []
-    for part in text.split(","):
-        found = re.fullmatch(r"([0-9]+)([KM]?)", part.strip().upper())
-        if not found or not int(found[1]):
-            raise ConfigError(f"--lengths must look like 4096 or 4K,128K,1M; got {text!r}")
-        lengths.append(int(found[1]) * UNITS[found[2]])
-    return tuple(lengths)
-
-
-def parse_counts(option: str, text: str) -> tuple[int, ...]:
-    """`1,4,16` as numbers. Raises `ConfigError`."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"[0-9]+", part) and int(part) for part in parts):
-        raise ConfigError(f"{option} must look like 16 or 1,4,16; got {text!r}")
-    return tuple(map(int, parts))

@@ -1,14 +1,14 @@
 """The progress displays of long reads and of evaluations."""
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from infini_attention.cli.common import console, human_bytes
 
 
 class ReadProgress(Progress):
-    """Tokens read, tokens per second, the constant size of the state, and the time left (by bytes of text)."""
+    """Tokens read, tokens per second, the state's constant size, and the time left (by text or by tokens)."""
 
-    def __init__(self, total_bytes: int | None) -> None:
+    def __init__(self, total: int | None) -> None:
         super().__init__(
             TextColumn("reading"),
             BarColumn(),
@@ -19,11 +19,11 @@ class ReadProgress(Progress):
             transient=True,
             disable=not console.is_terminal,  # it would write an empty line
         )
-        self.bar = self.add_task("", total=total_bytes, tokens=0, rate=0.0, state=human_bytes(0))
+        self.bar = self.add_task("", total=total, tokens=0, rate=0.0, state=human_bytes(0))
 
-    def show(self, *, done_bytes: int, tokens: int, rate: float, state_bytes: int) -> None:
+    def show(self, *, done: int, tokens: int, rate: float, state_bytes: int) -> None:
         """Called after each chunk."""
-        self.update(self.bar, completed=done_bytes, tokens=tokens, rate=rate, state=human_bytes(state_bytes))
+        self.update(self.bar, completed=done, tokens=tokens, rate=rate, state=human_bytes(state_bytes))
 
 
 class SampleProgress(Progress):
@@ -33,7 +33,8 @@ class SampleProgress(Progress):
         super().__init__(
             TextColumn(task),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} samples · {task.fields[tokens]:,} tokens"),
+            MofNCompleteColumn(),  # the total is unknown before the first
+            TextColumn("samples · {task.fields[tokens]:,} tokens"),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -100,7 +100,7 @@ def read_with_progress(
             for stats in stream.read_steps(blocks, **options):
                 seconds = time.perf_counter() - start
                 progress.show(
-                    done_bytes=stats.text_bytes,
+                    done=stats.text_bytes,
                     tokens=stats.tokens_read,
                     rate=(stats.tokens_read - before.tokens_read) / seconds,
                     state_bytes=stream.state_bytes,

@@ -1,6 +1,7 @@
 """infini train: a run, from its recipe."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,12 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder of the run.  [default: runs/NAME]", show_default=False)
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Replace an entry of the recipe, such as model.infini.rule=delta."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint; start if there is none.")
     ] = False,
@@ -29,8 +36,11 @@ def run(
 ) -> None:
     """Train a model as a recipe says.
 
-    Runs under `torchrun` and `accelerate launch` as it is. A run that was killed goes on with --resume, with the same
-    samples and to the same weights.
+    A run that was killed goes on with --resume, with the same samples and to the same weights.
+
+    Runs under `torchrun --nproc_per_node 2 -m infini_attention.cli train RECIPE`, and under `accelerate launch`: each
+    process reads samples of its own, and the gradients are averaged. Without GPUs, `accelerate launch` starts several
+    processes with --multi_gpu, and only one with --cpu.
     """
     import torch
 
@@ -40,11 +50,14 @@ def run(
     except ImportError as error:
         raise ConfigError(f"{error}; training needs more: pip install 'infini-attention[train]'") from error
 
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, changes or ())
     if threads is not None:
         torch.set_num_threads(threads)
     handler = RichHandler(console=common.console, show_path=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, only the first one tells how it goes
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", handlers=[handler])
     result = train(loaded, Path("runs") / loaded.name if out is None else out, resume=resume)
+    if result is None:
+        return
     shown = {name: result[name] for name in ("steps", "seconds", "parameters", "threads", "model")}
     common.emit(result if as_json else shown | result["last"], as_json=as_json)

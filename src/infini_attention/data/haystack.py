@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from infini_attention.data.text import check_text, read_blocks
-from infini_attention.data.tokens import encode_after, tokenize_stream
+from infini_attention.data.documents import Documents, file_texts
+from infini_attention.data.tokens import encode_after
 from infini_attention.errors import InputError
 
 # The filler of landmark attention (Mohtashami and Jaggi 2023), which the paper's passkey task uses.
@@ -37,7 +37,8 @@ class Haystack:
             raise InputError(f"a haystack needs a list of at least one token; got shape {list(ids.shape)}")
         self.name, self.random_start, self.period = name, random_start, len(ids)
         self.digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:12]
-        self._ids = ids.repeat(-(-_MIN_TOKENS // len(ids)))
+        copies = -(-_MIN_TOKENS // len(ids))
+        self._ids = ids.repeat(copies) if copies > 1 else ids  # repeat copies a library even if it is to stand once
 
     @classmethod
     def repeat(cls, tokenizer: PreTrainedTokenizerBase) -> "Haystack":
@@ -52,13 +53,12 @@ class Haystack:
         Raises:
             InputError: no file, or one that is no UTF-8 text.
         """
-        parts = [torch.empty(0, dtype=torch.int32)]
-        for path in map(Path, paths):
-            check_text(path)
-            with path.open("rb") as file:
-                pieces = tokenize_stream(read_blocks(file, name=str(path)), tokenizer, start=False)
-                parts += [torch.tensor(piece.token_ids, dtype=torch.int32) for piece in pieces]
-        return cls(torch.cat(parts), name="book")
+        return cls.across(Documents.tokenize(tokenizer, file_texts(paths)))
+
+    @classmethod
+    def across(cls, documents: Documents) -> "Haystack":
+        """All documents one after the other, as filler that may cross their borders."""
+        return cls(documents.token_ids, name="book")
 
     def cut(self, count: int, rng: random.Random) -> Tensor:
         """`count` tokens of filler, `[count]` int64."""

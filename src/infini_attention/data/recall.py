@@ -22,6 +22,9 @@ NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = " What is the pass key? The pass key is "
 NAMED_NEEDLE = " The pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
 NAMED_QUESTION = " What is the pass key of {name}? The pass key of {name} is "
+# The same in few words: many more keys fit into a short text, which is where remembering is learnt fastest.
+BRIEF_NEEDLE = " {name} is {key}."
+BRIEF_QUESTION = " {name} is "
 
 Span = tuple[int, int]  # token positions: start, and the one after the last
 
@@ -65,6 +68,7 @@ def passkey(
     *,
     depth: float | None = None,
     with_needle: bool = True,
+    text_rng: random.Random | None = None,
 ) -> RecallSample:
     """One key of five digits, hidden at share `depth` of the filler; the sample ends with it.
 
@@ -75,6 +79,7 @@ def passkey(
         haystack: the filler.
         depth: 0 puts the needle before all filler, 1 behind it.
         with_needle: False leaves the needle out, which makes the answer unknowable: a control.
+        text_rng: draws the haystack's start, where several samples shall have the same one; None means `rng`.
 
     Raises:
         InputError: a length that is too small, or a depth that is no share.
@@ -83,7 +88,8 @@ def passkey(
         raise InputError(f"depth must be between 0 and 1, a share of the filler; got {depth}")
     key, depth = draw_key(rng), rng.random() if depth is None else depth
     needles = [("", key)] if with_needle else []
-    return _sample(tokenizer, length, rng, haystack, needles, [("", key)], depths=[depth] * len(needles))
+    wording, depths = (NEEDLE, QUESTION), [depth] * len(needles)
+    return _sample(tokenizer, length, text_rng or rng, haystack, wording, needles, [("", key)], depths)
 
 
 def named_keys(
@@ -96,6 +102,8 @@ def named_keys(
     questions: int,
     rewritten: int = 0,
     names: Sequence[str] = TRAIN_NAMES,
+    digits: int = 5,
+    brief: bool = False,
 ) -> RecallSample:
     """Keys of several people at random places, some of them written again later; questions about some, the latest wins.
 
@@ -105,6 +113,8 @@ def named_keys(
         questions: people who are asked about, in random order.
         rewritten: people whose key is written a second time, with another value.
         names: first names to draw from.
+        digits: of each key.
+        brief: in few words.
 
     Raises:
         InputError: a length that is too small, or counts that do not fit together.
@@ -117,20 +127,21 @@ def named_keys(
             f"{questions} and {rewritten}"
         )
     people = rng.sample(list(names), keys)
-    needles = [(name, draw_key(rng)) for name in people]
+    needles = [(name, draw_key(rng, digits)) for name in people]
     latest = dict(needles)
     for name in rng.sample(people, rewritten):
         first = next(place for place, (other, _) in enumerate(needles) if other == name)
-        latest[name] = draw_key(rng, other_than=latest[name])
+        latest[name] = draw_key(rng, digits, other_than=latest[name])
         needles.insert(rng.randint(first + 1, len(needles)), (name, latest[name]))
     asked = [(name, latest[name]) for name in rng.sample(people, questions)]
     depths = sorted(rng.random() for _ in needles)
-    return _sample(tokenizer, length, rng, haystack, needles, asked, depths)
+    wording = (BRIEF_NEEDLE, BRIEF_QUESTION) if brief else (NAMED_NEEDLE, NAMED_QUESTION)
+    return _sample(tokenizer, length, rng, haystack, wording, needles, asked, depths)
 
 
-def draw_key(rng: random.Random, *, other_than: str | None = None) -> str:
-    """Five digits, each number from 10000 to 99999 equally likely."""
-    while (key := str(rng.randrange(10_000, 100_000))) == other_than:
+def draw_key(rng: random.Random, digits: int = 5, *, other_than: str | None = None) -> str:
+    """Each number of so many digits, the first one not 0, equally likely."""
+    while (key := str(rng.randrange(10 ** (digits - 1), 10**digits))) == other_than:
         pass
     return key
 
@@ -140,14 +151,15 @@ def _sample(
     length: int,
     rng: random.Random,
     haystack: Haystack,
+    wording: tuple[str, str],
     needles: list[tuple[str, str]],
     asked: list[tuple[str, str]],
     depths: list[float],
 ) -> RecallSample:
     """Puts the pieces together as tokens; the filler takes what the others leave of `length`."""
     opening = [token for piece in tokenize_stream([OPENING], tokenizer) for token in piece.token_ids]
-    hidden = [_encode_needle(tokenizer, *needle) for needle in needles]
-    quiz = [_encode_question(tokenizer, *question) for question in asked]
+    hidden = [encode_after(".", wording[0].format(name=name, key=key), tokenizer).token_ids for name, key in needles]
+    quiz = [_encode_question(tokenizer, wording[1].format(name=name), key) for name, key in asked]
     stop = encode_after("1", ".", tokenizer).token_ids
     used = len(opening) + sum(map(len, hidden)) + sum(len(q) + len(a) for q, a in quiz) + len(stop) * (len(quiz) - 1)
     if length < used:
@@ -195,13 +207,8 @@ class _Text:
         return start, self.count
 
 
-def _encode_needle(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> list[int]:
-    return encode_after(".", (NAMED_NEEDLE if name else NEEDLE).format(name=name, key=key), tokenizer).token_ids
-
-
-def _encode_question(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> tuple[list[int], list[int]]:
+def _encode_question(tokenizer: PreTrainedTokenizerBase, question: str, key: str) -> tuple[list[int], list[int]]:
     """The tokens of the question, and those of its answer, which a token that joins space and key belongs to."""
-    question = (NAMED_QUESTION if name else QUESTION).format(name=name)
     piece = encode_after(".", question + key, tokenizer)
     cut = next(place for place, end in enumerate(piece.ends) if end > len(question))
     answer = piece.token_ids[cut:]

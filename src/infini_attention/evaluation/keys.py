@@ -66,7 +66,8 @@ class KeysTask:
     def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
         length, keys = cell["length"], cell["keys"]
         rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, keys, index)
-        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, names=TEST_NAMES, **self._counts(keys))
+        counts: dict[str, Any] = self._counts(keys)
+        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, names=TEST_NAMES, **counts)
 
     def _counts(self, keys: int) -> dict[str, int]:
         return {"questions": min(self.questions, keys), "rewritten": min(self.rewritten, keys)}

@@ -11,7 +11,7 @@ from infini_attention.data.recall import RecallSample, passkey
 from infini_attention.data.seeds import evaluation_rng
 from infini_attention.errors import ConfigError
 
-PROTOCOL = 1  # counts up when samples change, so that old records are not taken for new ones
+PROTOCOL = 2  # counts up when samples change, so that old records are not taken for new ones
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,11 @@ class PasskeyTask:
 
     def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
         length, depth = cell["length"], cell["depth"]
-        rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, depth, index)
-        return passkey(self.tokenizer, length, rng, self.haystack, depth=depth, with_needle=self.with_needle)
+        # The text is the same at every depth: what stands before the needle is then read once for all of them.
+        place = self.seed, self.name, self.haystack.name, length
+        rng, text_rng = evaluation_rng(*place, depth, index), evaluation_rng(*place, index)
+        options: dict[str, Any] = {"depth": depth, "with_needle": self.with_needle, "text_rng": text_rng}
+        return passkey(self.tokenizer, length, rng, self.haystack, **options)
 
 
 def check_counts(**counts: int | tuple[int, ...]) -> None:

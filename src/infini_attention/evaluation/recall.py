@@ -8,7 +8,7 @@ from torch import Tensor
 
 from infini_attention.data.recall import RecallSample
 from infini_attention.errors import ConfigError
-from infini_attention.evaluation.stream import Stream
+from infini_attention.evaluation.stream import Stream, read_span
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Outcome:
     nbytes: int
 
 
-def recall(stream: Stream, samples: Sequence[RecallSample], *, memory: bool = True, piece_size: int) -> Outcome:
+def recall(
+    stream: Stream, samples: Sequence[RecallSample], *, start: int = 0, memory: bool = True, piece_size: int
+) -> Outcome:
     """Reads the samples up to each answer and lets the model write it, greedily, from its own words.
 
     After an answer the stream goes on with the right one, so that a mistake spoils no later question.
 
     Args:
-        stream: one that has read nothing.
+        stream: one that has read the first `start` tokens of the samples.
         samples: equally long, with their questions at the same places.
         memory: False empties the memory right before each question, so that only the unfinished segment is left.
         piece_size: tokens per row that are read at a time; changes no result.
@@ -39,15 +41,14 @@ def recall(stream: Stream, samples: Sequence[RecallSample], *, memory: bool = Tr
     if any((sample.questions, sample.answers) != (first.questions, first.answers) for sample in samples):
         raise ConfigError("samples of a batch must have their questions at the same places; batch them by `questions`")
     ids = torch.stack([sample.token_ids for sample in samples])
-    position, hits = 0, []
-    for (question, start), (_, stop) in zip(first.questions, first.answers, strict=True):
-        for piece in ids[:, position:question].split(piece_size, dim=1):
-            stream.read(piece)
+    position, hits = start, []
+    for (question, answer), (_, stop) in zip(first.questions, first.answers, strict=True):
+        read_span(stream, ids, position, question, piece_size)
         if not memory:
             stream.forget()
-        logits = stream.read(ids[:, question:start])
-        hits.append(_answer(stream.fork(), logits, ids[:, start:stop]))
-        position = start
+        logits = stream.read(ids[:, question:answer])
+        hits.append(_answer(stream.fork(), logits, ids[:, answer:stop]))
+        position = answer
     return Outcome(torch.stack(hits, 1), stream.nbytes // len(samples))
 
 

@@ -4,17 +4,25 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infini_attention.errors import ConfigError
 from infini_attention.evaluation.journal import Record
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def heat_map(records: Sequence[Record], path: Path, *, axis: str, title: str) -> None:
-    """Writes a PNG: one field per record, its length (log) by its `axis`.
+    """Writes `recall_figure` as a PNG. Raises `ConfigError` where matplotlib is not installed."""
+    recall_figure(records, axis=axis, title=title).savefig(path, format="png")
+
+
+def recall_figure(records: Sequence[Record], *, axis: str, title: str = "") -> "Figure":
+    """One field per record, its length (log) by its `axis`.
 
     Args:
         records: one per cell.
-        path: of the file.
         axis: `depth` or `keys`.
         title: above it.
 
@@ -46,7 +54,7 @@ def heat_map(records: Sequence[Record], path: Path, *, axis: str, title: str) ->
     axes.invert_yaxis()  # the beginning of the text stands at the top
     axes.set(xlabel="length (tokens)", ylabel="depth of the needle" if axis == "depth" else axis, title=title)
     figure.colorbar(field, ax=axes, label="exact answers", format="{x:.0%}")
-    figure.savefig(path, format="png")
+    return figure
 
 
 def check_matplotlib() -> None:

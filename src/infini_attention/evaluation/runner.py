@@ -2,17 +2,20 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
 
 from infini_attention.data.recall import RecallSample
 from infini_attention.evaluation.journal import Journal, Record
 from infini_attention.evaluation.recall import recall
 from infini_attention.evaluation.stream import Subject
+from infini_attention.evaluation.trunk import Trunk
 
-PIECE_TOKENS = 16384  # read at a time, over all rows of a batch
+PIECE_TOKENS = 4096  # read at a time, over all rows of a batch: what stays in a processor's cache
 
 
 class Task(Protocol):
@@ -49,16 +52,6 @@ class Task(Protocol):
         ...
 
 
-@dataclass
-class _Tally:
-    hits: int = 0
-    answers: int = 0
-    outside: int = 0
-    done: int = 0
-    seconds: float = 0.0
-    nbytes: int = 0
-
-
 def run(
     task: Task,
     subject: Subject,
@@ -77,52 +70,38 @@ def run(
         on_sample: called after each batch with the samples done, their number, and the tokens read.
     """
     cells = [(task.key(cell) | {"fingerprint": subject.about["fingerprint"]}, cell) for cell in task.cells()]
-    due = [number for number, (key, _) in enumerate(cells) if journal.find(key) is None]
-    tallies: dict[int, _Tally] = defaultdict(_Tally)
+    due = [(key, cell) for key, cell in cells if journal.find(key) is None]
+    trunk = Trunk(subject.open_stream)
     done = tokens = 0
-    for numbers, samples in _batches(task, [(number, cells[number][1]) for number in due], piece_tokens):
-        start, rows = time.perf_counter(), len(samples)
-        piece_size = max(1, piece_tokens // rows // subject.segment_size) * subject.segment_size
-        outcome = recall(subject.open_stream(), samples, memory=task.memory, piece_size=piece_size)
-        seconds = (time.perf_counter() - start) / rows
-        for number, sample, hits in zip(numbers, samples, outcome.hits, strict=True):
-            tally = tallies[number]
-            tally.hits += int(hits.sum())
-            tally.answers += len(hits)
-            tally.outside += sum(sample.outside_window(subject.segment_size))
-            tally.done, tally.seconds, tally.nbytes = tally.done + 1, tally.seconds + seconds, outcome.nbytes
-            if tally.done == task.samples:
-                journal.append(_record(cells[number][0], subject, tallies.pop(number)))
-        done, tokens = done + rows, tokens + sum(len(sample.token_ids) for sample in samples)
-        on_sample(done, len(due) * task.samples, tokens)
+    drawn = ([task.sample(cell, index) for index in range(task.samples)] for _, cell in due)
+    for (key, _), (samples, following) in zip(due, pairwise(chain(drawn, [[]])), strict=True):
+        start, hits, nbytes = time.perf_counter(), 0, 0
+        for rows in _batches(samples, max(1, piece_tokens // subject.segment_size)):
+            batch = [samples[row] for row in rows]
+            after = _stack([following[row] for row in rows]) if following else None
+            piece_size = max(1, piece_tokens // len(batch) // subject.segment_size) * subject.segment_size
+            stream, place = trunk.branch(_stack(batch), after, batch[0].questions[0][0], piece_size)
+            outcome = recall(stream, batch, start=place, memory=task.memory, piece_size=piece_size)
+            hits, nbytes = hits + int(outcome.hits.sum()), outcome.nbytes
+            done, tokens = done + len(batch), tokens + sum(len(sample.token_ids) for sample in batch)
+            on_sample(done, len(due) * task.samples, tokens)
+        outside = [far for sample in samples for far in sample.outside_window(subject.segment_size)]
+        answers = {"hits": hits, "answers": len(outside), "exact": hits / len(outside), "outside_window": sum(outside)}
+        seconds = round(time.perf_counter() - start, 3)
+        journal.append(key | answers | {"state_bytes": nbytes, "seconds": seconds} | subject.about)
     found = [journal.find(key) for key, _ in cells]
     return [record for record in found if record is not None]
 
 
-def _record(key: Record, subject: Subject, tally: _Tally) -> Record:
-    return key | {
-        "hits": tally.hits,
-        "answers": tally.answers,
-        "exact": tally.hits / tally.answers,
-        "outside_window": tally.outside,
-        "state_bytes": tally.nbytes,
-        "seconds": round(tally.seconds, 3),
-        **subject.about,
-    }
+def _batches(samples: Sequence[RecallSample], size: int) -> Iterator[list[int]]:
+    """The numbers of samples whose questions stand at the same places, at most `size` at once."""
+    by_place: dict[Any, list[int]] = defaultdict(list)
+    for number, sample in enumerate(samples):
+        by_place[sample.questions, sample.answers].append(number)
+    for alike in by_place.values():
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _batches(
-    task: Task, cells: Iterable[tuple[int, dict[str, Any]]], piece_tokens: int
-) -> Iterator[tuple[list[int], list[RecallSample]]]:
-    """Samples of equal length, with their questions at the same places, and the numbers of their cells."""
-    by_length: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    for number, cell in cells:
-        by_length[cell["length"]].append((number, cell))
-    for length, group in by_length.items():
-        left = ((number, task.sample(cell, index)) for number, cell in group for index in range(task.samples))
-        while several := list(islice(left, max(1, piece_tokens // length))):
-            by_place: dict[Any, list[tuple[int, RecallSample]]] = defaultdict(list)
-            for number, sample in several:
-                by_place[sample.questions, sample.answers].append((number, sample))
-            for alike in by_place.values():
-                yield [number for number, _ in alike], [sample for _, sample in alike]
+def _stack(samples: Sequence[RecallSample]) -> Tensor:
+    """`[B, T]`."""
+    return torch.stack([sample.token_ids for sample in samples])

@@ -34,6 +34,14 @@ class Stream(Protocol):
         ...
 
 
+def read_span(stream: Stream, token_ids: Tensor, start: int, stop: int, piece_size: int) -> None:
+    """Reads the columns from `start` to `stop` of `[B, T]` in pieces that end at multiples of `piece_size`."""
+    while start < stop:
+        end = min(stop, (start // piece_size + 1) * piece_size)
+        stream.read(token_ids[:, start:end])
+        start = end
+
+
 class ModelStream:
     """A `Stream` of an Infini model."""
 

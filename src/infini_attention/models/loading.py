@@ -1,4 +1,4 @@
-"""From what a user names to a model: a directory, a hub id, a GGUF file or the name of a pulled model."""
+"""From what a user names to a model: a directory, a hub id, a GGUF file, the name of a pulled model, or `builtin`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from infini_attention.errors import InfiniError, ModelError
 from infini_attention.models.conversion import check_convertible, convert
-from infini_attention.models.known import KNOWN, pulled_path
+from infini_attention.models.known import BUILTIN, KNOWN, builtin_path, pulled_path
 
 GGUF_MAGIC = b"GGUF"
 
@@ -27,7 +27,7 @@ def load_model(
     """Loads an Infini model, or loads a base model and converts it on the fly.
 
     Args:
-        source: a directory, a .gguf file, the name of a pulled model, or a hub id.
+        source: a directory, a .gguf file, the name of a pulled model, a hub id, or `builtin`.
         dtype: of the weights; None keeps what was saved.
         device: where to put it; None means the CPU.
         settings: of `convert`, for a base model only.
@@ -74,6 +74,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 def resolve(source: str | Path) -> str | Path:
     """The path that `source` stands for, or the hub id that it is. Raises `ModelError` where it is neither."""
+    if source == BUILTIN:
+        if not (builtin_path() / "config.json").is_file():
+            raise ModelError(
+                f"this installation lacks the built-in weights: no config.json in {builtin_path()}; name another model"
+            )
+        return builtin_path()
     path = Path(source).expanduser()
     if path.is_dir() or path.suffix == ".gguf":
         if not path.exists():
@@ -89,7 +95,7 @@ def resolve(source: str | Path) -> str | Path:
         return str(source)
     raise ModelError(
         f"no model at {source!r}: expected a directory, a .gguf file, a hub id (owner/name) or one of "
-        f"{', '.join(KNOWN)}"
+        f"{', '.join([BUILTIN, *KNOWN])}"
     )
 
 

@@ -64,7 +64,8 @@ def attend(
     if dropout:
         raise ConfigError(f"attention dropout is not supported; got {dropout}: set config.attention_dropout = 0")
     settings, layer_idx = infini_pass.settings, module.layer_idx
-    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    # Under autocast v comes in half precision, but q and k in float32, which the rotation made them.
+    q, k, v = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
     memory: dict[str, Any] = {"gate": None}
     if settings.has_memory(layer_idx):
         memory = module.infini(infini_hidden, q, k)._asdict()

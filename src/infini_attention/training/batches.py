@@ -3,17 +3,20 @@
 So resuming needs no replay, a run killed at any moment goes on with the same samples, and no file of positions is kept.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from infini_attention.data.documents import Documents, dataset_texts, file_texts
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES, made_up_names
 from infini_attention.data.recall import RecallSample, named_keys, passkey
@@ -22,10 +25,10 @@ from infini_attention.errors import ConfigError, InputError
 from infini_attention.models import InfiniLlamaConfig
 from infini_attention.training.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 IN_WINDOW, OUTSIDE = 1, 2
-MAX_SHARE_OF_NEEDLES = 0.6
 MADE_UP_NAMES = 2000
-LONG_NEEDLE = "The pass key of Nicholas is 12345. Remember it. 12345 is the pass key of Nicholas. "
 
 
 @dataclass
@@ -48,12 +51,10 @@ class RecipeBatches(IterableDataset):
 
     def __post_init__(self) -> None:
         self.filler = Haystack.repeat(self.tokenizer)
-        books = book_files(self.recipe.data.books)
         self.segment_size = InfiniLlamaConfig(**self.recipe.model).infini_settings.segment_size
         self.made_up = made_up_names(MADE_UP_NAMES, random.Random(0))
-        self.books = Haystack.book(self.tokenizer, books) if books else None
-        if self.books is None and (self.recipe.data.book_share or self.recipe.data.mixture.text):
-            raise ConfigError("data.book_share and data.mixture.text need data.books; it is empty")
+        self.documents = read_documents(self.recipe, self.tokenizer)
+        self.books = None if self.documents is None else Haystack.across(self.documents)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in range(self.start, self.recipe.steps):
@@ -78,6 +79,7 @@ class RecipeBatches(IterableDataset):
         tasks: dict[str, Callable[[int, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
+            "brief_keys": self._brief_keys,
             "text": self._text,
         }
         shares = self.recipe.data.mixture.model_dump()
@@ -91,30 +93,50 @@ class RecipeBatches(IterableDataset):
         return passkey(self.tokenizer, length, rng, self._haystack(rng))
 
     def _named_keys(self, length: int, rng: random.Random) -> RecallSample:
-        """As many keys as fit beside a good share of haystack, at most `max_keys`, a power of two."""
-        haystack, data = self._haystack(rng), self.recipe.data
-        counts = [2**n for n in range(data.max_keys.bit_length()) if 2**n <= data.max_keys]
-        count = rng.choice([n for n in counts if n * self._needle_tokens <= MAX_SHARE_OF_NEEDLES * length] or [1])
-        rewritten = rng.choice((0, (count + 3) // 4))
-        questions = min(count, data.questions)
-        names = rng.choice((TRAIN_NAMES, self.made_up))
-        while True:
-            try:
-                asked = {"keys": count, "questions": questions, "rewritten": rewritten}
-                return named_keys(self.tokenizer, length, rng, haystack, names=names, **asked)
-            except InputError:  # too short for so much
-                if count == 1:
-                    raise
-                count //= 2
-                questions, rewritten = min(questions, count), 0
+        return self._keys(length, rng)
 
-    @cached_property
-    def _needle_tokens(self) -> int:
-        return len(self.tokenizer(LONG_NEEDLE)["input_ids"])
+    def _brief_keys(self, length: int, rng: random.Random) -> RecallSample:
+        return self._keys(length, rng, brief=True, digits=rng.randint(1, 5))
+
+    def _keys(self, length: int, rng: random.Random, **style: Any) -> RecallSample:
+        """A power of two of keys, at most `max_keys` and as many as fit; in half of the samples, some come twice."""
+        haystack, data = self._haystack(rng), self.recipe.data
+        names = rng.choice((TRAIN_NAMES, self.made_up))
+        count, twice = 2 ** rng.randrange(data.max_keys.bit_length()), rng.random() < 0.5
+        while True:
+            counts = {"keys": count, "questions": min(count, data.questions), "rewritten": (count + 3) // 4 * twice}
+            try:
+                return named_keys(self.tokenizer, length, rng, haystack, names=names, **counts, **style)
+            except InputError:  # too short for so much
+                if count == 1 and not twice:
+                    raise
+                count, twice = max(1, count // 2), twice and count > 1
 
     def _text(self, length: int, rng: random.Random) -> RecallSample:
-        assert self.books is not None
-        return RecallSample(self.books.cut(length, rng), ())
+        assert self.documents is not None
+        return RecallSample(self.documents.cut(length, rng), ())
+
+
+def read_documents(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Documents | None:
+    """All books and data sets of a recipe as tokens; None where it names none.
+
+    Raises:
+        ConfigError: it needs some and names none, or one is not there.
+        InputError: one cannot be read, or no document is as long as the longest stage.
+    """
+    data = recipe.data
+    if not data.books and not data.datasets:
+        if data.book_share or data.mixture.text:
+            raise ConfigError("data.book_share and data.mixture.text need data.books or data.datasets; both are empty")
+        return None
+    rows = (dataset_texts(**dataset.model_dump()) for dataset in data.datasets)
+    documents = Documents.tokenize(tokenizer, chain(file_texts(book_files(data.books)), *rows))
+    logger.info("%d documents, %d tokens", documents.count, len(documents.token_ids))
+    if data.mixture.text:
+        longest = max(stage.length for stage in recipe.curriculum)
+        share = documents.within_reach(longest) / len(documents.token_ids)  # now, and not when that stage begins
+        logger.info("%.0f %% of it in documents long enough for samples of text of %d tokens", 100 * share, longest)
+    return documents
 
 
 def book_files(names: tuple[str, ...]) -> list[Path]:

@@ -1,6 +1,8 @@
 """A training run is a file: TOML, checked whole before anything starts."""
 
+import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +37,7 @@ class Mixture(_Part):
 
     passkey: Share = 1.0
     named_keys: Share = 0.0
+    brief_keys: Share = 0.0
     text: Share = 0.0
 
     @model_validator(mode="after")
@@ -44,19 +47,56 @@ class Mixture(_Part):
         return self
 
 
+class Dataset(_Part):
+    """Texts for `datasets.load_dataset`, one per row, streamed and tokenized once when the run starts.
+
+    Attributes:
+        path: a format ("json", "parquet", "csv", "text"), a folder (beginning with "." it is relative to the recipe's),
+            or a hub id.
+        name: of a configuration of the data set.
+        data_files: file names or patterns; of a format, they are relative to the recipe's folder.
+        revision: of a data set on the hub. Without one, the samples are others when it changes.
+        split: of the data set.
+        column: that holds the text.
+        max_documents: rows to stop after; None reads all, and all must fit into memory.
+    """
+
+    path: str
+    name: str | None = None
+    data_files: str | tuple[str, ...] | None = None
+    revision: str | None = None
+    split: str = "train"
+    column: str = "text"
+    max_documents: Positive | None = None
+
+    def beside(self, folder: Path) -> "Dataset":
+        """The same, with the names of files on this machine no longer relative to `folder`."""
+        if self.path.startswith("."):
+            return self.model_copy(update={"path": str(folder / self.path)})
+        files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
+        if files is None or "/" in self.path:  # in a folder or on the hub, names are relative to the data set
+            return self
+        return self.model_copy(
+            update={"data_files": tuple(name if "://" in name else str(folder / name) for name in files)}
+        )
+
+
 class Data(_Part):
     """What is read.
 
     Attributes:
-        books: text files, or folders of them, as haystacks and as text; relative to the recipe's folder.
+        books: text files, or folders of them, as haystacks and as text; relative to the recipe's folder. Each file is a
+            document: a haystack may go on across its end, a sample of the task `text` never does.
+        datasets: more documents, after the books.
         book_share: how many of the haystacks are books; the others repeat one filler.
         max_keys: the most names in one sample of `named_keys`.
         questions: the most questions in one sample of `named_keys`.
         earlier_share: how many samples have the length of an earlier stage.
-        tokens_per_step: of all samples of a step together.
+        tokens_per_step: of all samples of a step together, in each process.
     """
 
     books: tuple[str, ...] = ()
+    datasets: tuple[Dataset, ...] = ()
     book_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_keys: Positive = 16
     questions: Positive = 4
@@ -146,17 +186,49 @@ class Recipe(_Part):
         return len(self.curriculum) - 1
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads and checks a recipe. Raises `ConfigError`, naming the entry that is wrong."""
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: a TOML file.
+        changes: entries that replace those of the file, such as "optimizer.weight_decay=0.1"; a table is merged.
+
+    Raises:
+        ConfigError: naming the entry that is wrong.
+    """
     try:
         entries = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a recipe in TOML ({error})") from error
+    for change in changes:
+        _merge(entries, _parse_change(change))
     books = entries.get("data", {}).get("books")
     if isinstance(books, list) and all(isinstance(book, str) for book in books):
         entries["data"]["books"] = [str(path.parent / book) for book in books]
     try:
-        return Recipe.model_validate(entries)
+        recipe = Recipe.model_validate(entries)
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {mistakes}") from error
+    beside = tuple(dataset.beside(path.parent) for dataset in recipe.data.datasets)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"datasets": beside})})
+
+
+def _parse_change(change: str) -> dict[str, Any]:
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise ConfigError(f"a change to a recipe looks like optimizer.weight_decay=0.1; got {change!r}")
+    for line in (change, f"{name}={json.dumps(value)}"):  # a bare word is a string
+        try:
+            return tomllib.loads(line)
+        except tomllib.TOMLDecodeError as error:
+            mistake = error
+    raise ConfigError(f"{change!r} is not an entry in TOML ({mistake})")
+
+
+def _merge(entries: dict[str, Any], changes: dict[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(entries.get(name), dict):
+            _merge(entries[name], value)
+        else:
+            entries[name] = value

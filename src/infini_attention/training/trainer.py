@@ -3,11 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate.utils import gather_object
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
+from infini_attention.errors import ConfigError
 from infini_attention.training.batches import OUTSIDE
 from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Recipe
@@ -47,9 +50,26 @@ class InfiniTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=None)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        """Full back-propagation through the sample, or through pieces of `bptt_tokens` with the state carried over."""
+        """Adds the gradients of a batch; those of several processes are averaged, each batch counting alike."""
         model.train()
         inputs = self._prepare_inputs(inputs)
+        if self.args.world_size == 1:
+            return self._backward(model, inputs)
+        if not isinstance(model, DistributedDataParallel):
+            raise ConfigError(
+                f"processes train whole models on batches of their own; got {self.accelerator.distributed_type.value}, "
+                "which splits the model: leave FSDP and DeepSpeed out of accelerate's settings"
+            )
+        # Samples of an earlier stage are shorter, so the processes run through different numbers of pieces: each one's
+        # gradients are exchanged once, when it has them all, and not at each backward pass. The order of the sums is
+        # the same in every step, also in the first one after a resume.
+        with model.no_sync():
+            total = self._backward(model, inputs)
+        _average_gradients(model)
+        return total
+
+    def _backward(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Full back-propagation through the sample, or through pieces of `bptt_tokens` with the state carried over."""
         ids, answers = inputs["input_ids"], inputs["answers"]
         piece = self.recipe.optimizer.bptt_tokens or ids.shape[1]
         pieces = list(zip(ids.split(piece, 1), answers.split(piece, 1), strict=True))
@@ -68,7 +88,10 @@ class InfiniTrainer(Trainer):
         return total
 
     def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, answers: Tensor, pieces: int) -> Tensor:
-        """The mean over the answers of the whole batch, the weighted mean over its other tokens, and the penalty."""
+        """The mean over the answers of the whole batch, the weighted mean over its other tokens, and the penalty.
+
+        The batch is this process's own: a mean is not taken over the answers of all processes.
+        """
         weights = self.recipe.loss
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
         answer_count = max(1, int((answers > 0).sum()))
@@ -90,8 +113,15 @@ class InfiniTrainer(Trainer):
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
+    def _count_everywhere(self) -> None:
+        """Adds up what the processes have counted since the last entry."""
+        counts = gather_object([(self.sums, self.counted, self.recalled, self.asked)])
+        self.sums = {name: sum(sums[name] for sums, *_ in counts) for name in self.sums}
+        self.counted, self.recalled, self.asked = (sum(count[place] for count in counts) for place in (1, 2, 3))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.counted:
+            self._count_everywhere()
             logs |= {name: value / self.counted for name, value in self.sums.items()} | self.watch.figures()
             logs["length"] = self.recipe.curriculum[self.recipe.stage_at(self.state.global_step - 1)].length
             logs["gates_stuck"] = self._stuck_share()
@@ -100,6 +130,11 @@ class InfiniTrainer(Trainer):
             self.sums, self.counted, self.recalled, self.asked = {}, 0, 0, 0
         super().log(logs, *args, **kwargs)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # What is written next says that the checkpoint is whole, and must not say so of a file of another process.
+        self.accelerator.wait_for_everyone()
+
     @torch.no_grad()
     def _stuck_share(self) -> float:
         """The share of gates that are still where they started."""
@@ -107,6 +142,19 @@ class InfiniTrainer(Trainer):
             return 0.0
         moved = torch.cat([(p - self.gate_starts[name]).abs().flatten() for name, p in _gates(self.model)])
         return (moved < STUCK_DISTANCE).float().mean().item()
+
+
+def _average_gradients(model: nn.Module) -> None:
+    """Of all processes; a parameter that a process had no use for has a gradient of 0 there."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+    for done in [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]:
+        done.wait()
+    for gradient in gradients:
+        gradient /= distributed.get_world_size()
 
 
 def _gates(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
