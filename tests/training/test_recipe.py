@@ -27,6 +27,14 @@ def test_stages_follow_one_another(tmp_path):
     assert [recipe.stage_at(step) for step in range(6)] == [0, 0, 0, 1, 1, 1]
 
 
+def test_a_stage_can_have_its_own_penalty(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(
+        MINIMAL + "write_penalty = 0.0\n[[curriculum]]\nlength = 128\nsteps = 2\n[loss]\nwrite_penalty = 0.5\n"
+    )
+    assert [load_recipe(path).write_penalty_at(step) for step in (0, 2, 3, 4)] == [0, 0, 0.5, 0.5]
+
+
 def test_books_are_relative_to_the_recipe(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text(MINIMAL + '[data]\nbooks = ["here", "/there"]\n')

@@ -26,10 +26,12 @@ class Stage(_Part):
     Attributes:
         length: tokens per sample.
         steps: optimiser steps.
+        write_penalty: in place of `loss.write_penalty`: first to remember, then what not to write.
     """
 
     length: Positive
     steps: Positive
+    write_penalty: Share | None = None
 
 
 class Mixture(_Part):
@@ -184,6 +186,11 @@ class Recipe(_Part):
                 return index
             step -= stage.steps
         return len(self.curriculum) - 1
+
+    def write_penalty_at(self, step: int) -> float:
+        """Of step `step` (from 0)."""
+        own = self.curriculum[self.stage_at(step)].write_penalty
+        return self.loss.write_penalty if own is None else own
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -1,6 +1,6 @@
 """Hugging Face's Trainer with the loss, the parameter groups and the log of a recipe."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -16,8 +16,18 @@ from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Recipe
 from infini_attention.training.watch import MemoryWatch
 
+# Rows that make up so many tokens go through the model together: more of them fall out of a processor's cache.
+ROWS_TOKENS = 2048
 # A gate that has moved less than this has learnt nothing.
 STUCK_DISTANCE = 0.05
+
+
+class Counts(NamedTuple):
+    """Of a whole batch: tokens of answers, other tokens, rows."""
+
+    answers: int
+    text: int
+    rows: int
 
 
 class InfiniTrainer(Trainer):
@@ -69,40 +79,48 @@ class InfiniTrainer(Trainer):
         return total
 
     def _backward(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Full back-propagation through the sample, or through pieces of `bptt_tokens` with the state carried over."""
+        """A few rows at a time, which changes nothing but the speed; the gradients of all rows add up."""
         ids, answers = inputs["input_ids"], inputs["answers"]
+        rows = max(1, ROWS_TOKENS // ids.shape[1])
+        answer_count = max(1, int((answers > 0).sum()))
+        counts = Counts(answer_count, max(1, answers.numel() - answer_count), len(ids))
+        parts = zip(ids.split(rows), answers.split(rows), strict=True)
+        total = sum((self._backward_rows(model, *part, counts) for part in parts), torch.zeros(()))
+        self.counted += 1
+        return total
+
+    def _backward_rows(self, model: nn.Module, ids: Tensor, answers: Tensor, counts: Counts) -> Tensor:
+        """Full back-propagation through the rows, or through pieces of `bptt_tokens` with the state carried over."""
         piece = self.recipe.optimizer.bptt_tokens or ids.shape[1]
         pieces = list(zip(ids.split(piece, 1), answers.split(piece, 1), strict=True))
-        cache, total = None, ids.new_zeros((), dtype=torch.float32)
+        cache, total = None, torch.zeros((), device=ids.device)
+        share = len(ids) / counts.rows / len(pieces)
         for index, (part, marked) in enumerate(pieces):
             following = pieces[index + 1] if index + 1 < len(pieces) else (ids[:, :0], answers[:, :0])
             labels = torch.cat((part[:, 1:], following[0][:, :1]), 1)
             asked = torch.cat((marked[:, 1:], following[1][:, :1]), 1)
             with self.compute_loss_context_manager():
                 out = model(input_ids=part, past_key_values=cache, use_cache=len(pieces) > 1)
-                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, answers, len(pieces))
+                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, counts, share)
             self.accelerator.backward(loss)
             total += loss.detach()
             cache = None if out.past_key_values is None else out.past_key_values.detach()
-        self.counted += 1
         return total
 
-    def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, answers: Tensor, pieces: int) -> Tensor:
-        """The mean over the answers of the whole batch, the weighted mean over its other tokens, and the penalty.
+    def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, counts: Counts, share: float) -> Tensor:
+        """This part's share of the loss: the mean over all answers, the weighted mean over other tokens, the penalty.
 
-        The batch is this process's own: a mean is not taken over the answers of all processes.
+        The means are those of this process's own batch, not of the batches of all processes.
         """
         weights = self.recipe.loss
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
-        answer_count = max(1, int((answers > 0).sum()))
-        text_count = max(1, answers.numel() - answer_count)
-        answer = (losses * (asked > 0)).sum() / answer_count
-        text = (losses * (asked == 0)).sum() / text_count
+        answer = (losses * (asked > 0)).sum() / counts.answers
+        text = (losses * (asked == 0)).sum() / counts.text
         loss = answer + weights.text * text
         written = self.watch.write_strength()
         if written is not None:
-            loss = loss + weights.write_penalty * written / pieces
-            self._count(write_strength=written / pieces)
+            loss = loss + self.recipe.write_penalty_at(self.state.global_step) * written * share
+            self._count(write_strength=written * share)
         self._count(answer_loss=answer, text_loss=text)
         outside = asked == OUTSIDE
         self.recalled += int(((logits.argmax(-1) == labels) & outside).sum())
