@@ -20,7 +20,7 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
             (movers if parameter.dim() < 2 or _is_gate(name) else matrices).append(parameter)
     return [
         {"params": matrices, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
-        {"params": movers, "lr": settings.memory_learning_rate, "weight_decay": 0.0},
+        {"params": movers, "lr": settings.memory_learning_rate, "weight_decay": settings.memory_weight_decay},
     ]
 
 

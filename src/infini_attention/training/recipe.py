@@ -124,13 +124,15 @@ class Optimizer(_Part):
         learning_rate: of the matrices.
         memory_learning_rate: of gates, write strengths, decays and all vectors, which must move far: at 3e-4 a gate
             never opens.
-        weight_decay: of the matrices; the others have none.
+        weight_decay: of the matrices.
+        memory_weight_decay: of the others. It pulls a gate back to one half, and is here to show what that does.
         bptt_tokens: gradients go back through so many tokens; None means through the whole sample.
     """
 
     learning_rate: float = 2e-3
     memory_learning_rate: float = 1e-2
     weight_decay: float = 0.01
+    memory_weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
     warmup_steps: int = 50
@@ -157,6 +159,7 @@ class Recipe(_Part):
         name: of the run and its folder.
         seed: of the weights and the data.
         model: of `InfiniLlamaConfig`, its `infini` entry included.
+        look_back: the heads of the first layer start out attending to the tokens 1, 2, 3, ... places before.
         tokenizer: "bytes", what `load_tokenizer` takes, or one to train.
         curriculum: stages, one after the other.
         save_every: steps between checkpoints.
@@ -167,6 +170,7 @@ class Recipe(_Part):
     seed: int = 0
     model: dict[str, Any]
     tokenizer: Literal["bytes"] | str | Tokenizer = "bytes"
+    look_back: bool = False
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()

@@ -18,6 +18,7 @@ from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, l
 from infini_attention.training.batches import RecipeBatches, book_files
 from infini_attention.training.log import RunLog
 from infini_attention.training.recipe import Recipe, Tokenizer
+from infini_attention.training.starts import look_back
 from infini_attention.training.trainer import InfiniTrainer
 from infini_attention.training.watch import watched
 
@@ -150,9 +151,11 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
     entries = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": None} | recipe.model
     try:
         model: PreTrainedModel = InfiniLlamaForCausalLM(InfiniLlamaConfig(**entries))
-        return model
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model: {error}") from error
+    if recipe.look_back:
+        look_back(model)
+    return model
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:

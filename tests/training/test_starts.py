@@ -1,0 +1,39 @@
+"""Heads that look back from the first step on."""
+
+import pytest
+import torch
+
+from infini_attention.errors import ConfigError
+from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM
+from infini_attention.training.starts import look_back
+
+SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+
+
+def new_model(**options):
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+    settings = {"infini": {"segment_size": 32, "rule": "none"}, "attention_bias": True, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    return InfiniLlamaForCausalLM(InfiniLlamaConfig(**SIZES | heads | settings | options)).eval()
+
+
+def test_each_head_copies_the_token_at_its_distance():
+    model = new_model()
+    look_back(model)
+    seen = {}
+    attention = model.model.layers[0].self_attn
+    attention.v_proj.register_forward_hook(lambda module, inputs, output: seen.update(values=output))
+    attention.o_proj.register_forward_hook(lambda module, inputs, output: seen.update(mixed=inputs[0]))
+    with torch.no_grad():
+        model(torch.randperm(50)[None, :32])
+    values = seen["values"].view(32, 2, 64).repeat_interleave(2, 1)
+    mixed = seen["mixed"].view(32, 4, 64)
+    for head in range(4):
+        similar = torch.cosine_similarity(mixed[8:, None, head], values[None, :, head], dim=-1)
+        assert similar.argmax(1).tolist() == [place - head - 1 for place in range(8, 32)]
+        assert similar.max(1).values.min() > 0.9
+
+
+def test_it_needs_biases():
+    with pytest.raises(ConfigError, match="attention_bias = true"):
+        look_back(new_model(attention_bias=False))
