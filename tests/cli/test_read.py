@@ -14,13 +14,23 @@ FIGURES = {
     "state_bytes",
     "full_kv_bytes",
     "peak_rss_bytes",
+    "peak_rss_bytes_after_100k",
+    "first_tenth_tokens_per_second",
+    "last_tenth_tokens_per_second",
     "tokens_in_window",
     "tokens_compressed",
     "dropped_tokens",
     "bits_per_byte",
     "perplexity",
 }
-TIMES = {"seconds", "tokens_per_second", "peak_rss_bytes", "session"}
+TIMES = {
+    "seconds",
+    "tokens_per_second",
+    "first_tenth_tokens_per_second",
+    "last_tenth_tokens_per_second",
+    "peak_rss_bytes",
+    "session",
+}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infini_attention.cli import common
+from infini_attention.cli.pace import Pace
 from infini_attention.cli.progress import ReadProgress
 from infini_attention.data.text import check_text, read_blocks
 from infini_attention.errors import InputError
@@ -94,15 +95,16 @@ def read_with_progress(
 
     What was read before a bad byte in a pipe, or before the key, is kept in `stream`.
     """
-    before, start, interrupted = stream.stats, time.perf_counter(), False
+    before, start, interrupted, pace = stream.stats, time.perf_counter(), False, Pace()
     with ReadProgress(total_bytes) as progress, _sigterm_as_interrupt():
         try:
             for stats in stream.read_steps(blocks, **options):
-                seconds = time.perf_counter() - start
+                seconds, tokens = time.perf_counter() - start, stats.tokens_read - before.tokens_read
+                pace.mark(tokens, seconds)
                 progress.show(
                     done=stats.text_bytes,
                     tokens=stats.tokens_read,
-                    rate=(stats.tokens_read - before.tokens_read) / seconds,
+                    rate=tokens / seconds,
                     state_bytes=stream.state_bytes,
                 )
         except KeyboardInterrupt:
@@ -118,7 +120,7 @@ def read_with_progress(
         "segment_size": stream.segment_size,
         "state_bytes": stream.state_bytes,
         "full_kv_bytes": stream.full_kv_bytes,
-        "peak_rss_bytes": common.peak_rss_bytes(),
+        **pace.figures(),
         "tokens_in_window": stream.tokens_in_window,
         "tokens_compressed": stream.tokens_compressed,
         "dropped_tokens": stream.dropped_tokens,

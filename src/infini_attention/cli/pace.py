@@ -1,0 +1,43 @@
+"""Whether a stream stays as fast, and the process as small, as they were."""
+
+from typing import Any
+
+from infini_attention.cli.common import peak_rss_bytes
+
+MOST_MARKS = 2000
+EARLY_TOKENS = 100_000
+
+
+class Pace:
+    """Marks along a stream; their number is bounded, however long it gets."""
+
+    def __init__(self) -> None:
+        self.marks = [(0, 0.0)]  # tokens, seconds
+        self.early_rss: int | None = None
+
+    def mark(self, tokens: int, seconds: float) -> None:
+        """`tokens` were read after `seconds`."""
+        self.marks.append((tokens, seconds))
+        if len(self.marks) > MOST_MARKS:
+            self.marks = self.marks[::2]
+        if self.early_rss is None and tokens >= EARLY_TOKENS:
+            self.early_rss = peak_rss_bytes()
+
+    def figures(self) -> dict[str, Any]:
+        """Tokens per second of the first and the last tenth (None where nothing was read), and the peak resident set.
+
+        The early peak, after 100,000 tokens, is None for shorter texts.
+        """
+        end = self.marks[-1][0]
+        first, last = self._rate(0, end / 10), self._rate(end * 9 / 10, end)
+        return {
+            "first_tenth_tokens_per_second": first,
+            "last_tenth_tokens_per_second": last,
+            "peak_rss_bytes_after_100k": self.early_rss,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+
+    def _rate(self, start: float, stop: float) -> float | None:
+        """Between the marks that are nearest to two places."""
+        (a, began), (b, ended) = (min(self.marks, key=lambda mark: abs(mark[0] - place)) for place in (start, stop))
+        return round((b - a) / (ended - began), 1) if b > a and ended > began else None
