@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "demo", "pull", "convert", "read", "generate", "train", "eval", "eval passkey", "eval keys")
+COMMANDS = ("", "demo", "pull", "convert", "read", "generate", "train", "eval")
+COMMANDS += ("eval passkey", "eval keys", "eval perplexity")
 PAGE = Path(__file__).with_suffix(".md")
 
 

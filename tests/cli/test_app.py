@@ -22,7 +22,7 @@ def test_help_names_every_command(run_cli, arguments):
 
 
 @pytest.mark.parametrize(
-    "command", [*(command for command in COMMANDS if command != "eval"), "eval passkey", "eval keys"]
+    "command", [*(command for command in COMMANDS if command != "eval"), "eval passkey", "eval keys", "eval perplexity"]
 )
 def test_help_of_each_command(run_cli, command):
     code, out, err = run_cli(*command.split(), "--help")

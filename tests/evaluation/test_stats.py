@@ -1,8 +1,9 @@
-"""Wilson intervals, against published values."""
+"""Wilson intervals, against published values; batch means, against what they should say about known series."""
 
 import pytest
+import torch
 
-from infini_attention.evaluation.stats import wilson_interval
+from infini_attention.evaluation.stats import batch_means, wilson_interval
 
 # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3.
 KNOWN = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)]
@@ -24,3 +25,29 @@ def test_all_hits_end_at_exactly_one():
 def test_what_is_no_share(hits, trials):
     with pytest.raises(ValueError, match="expected 0 <= hits <= trials"):
         wilson_interval(hits, trials)
+
+
+class TestBatchMeans:
+    def test_equal_blocks_by_hand(self):
+        sums, sizes = torch.tensor([20.0, 40.0, 60.0]), torch.tensor([10.0, 10.0, 10.0])
+        assert batch_means(sums, sizes) == pytest.approx((4, 2 / 3**0.5))  # means 2, 4, 6: sd 2, three blocks
+
+    def test_unequal_blocks_by_hand(self):
+        sums, sizes = torch.tensor([10.0, 50.0]), torch.tensor([10.0, 20.0])
+        assert batch_means(sums, sizes) == pytest.approx((2, (2 * (10**2 + 10**2)) ** 0.5 / 30))
+
+    def test_too_few_blocks_have_no_error(self):
+        assert batch_means(torch.tensor([6.0]), torch.tensor([4.0])) == (1.5, None)
+        assert batch_means(torch.tensor([6.0, 1.0]), torch.zeros(2)) == (None, None)
+
+    def test_neighbours_that_depend_on_each_other(self):
+        """The error is that of the mean over many runs; one that takes tokens for independent is far too small."""
+        noise = torch.randn(400, 6000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        kept, series = 0.9, torch.zeros(400, 6000, dtype=torch.float64)
+        for t in range(1, 6000):
+            series[:, t] = kept * series[:, t - 1] + noise[:, t]
+        blocks = series.view(400, 30, 200).sum(2)
+        errors = [batch_means(row, torch.full((30,), 200.0))[1] for row in blocks]
+        true = series.mean(1).std().item()
+        assert sum(errors) / len(errors) == pytest.approx(true, rel=0.15)
+        assert (series.std(1) / 6000**0.5).mean() < true / 3

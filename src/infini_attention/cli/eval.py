@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
+from infini_attention.cli import common, eval_perplexity
 from infini_attention.cli.counts import parse_counts, parse_lengths
 from infini_attention.cli.evaluating import Request
 
@@ -127,3 +127,6 @@ def keys(
     task = KeysTask(tokenizer, filler, sizes, counts, questions, rewritten, samples, seed, with_memory)
     result = request.run(task, twin, axis="keys", keys=list(counts), questions=questions, rewritten=rewritten)
     request.emit(result, as_json=as_json)
+
+
+app.command(eval_perplexity.NAME)(eval_perplexity.run)

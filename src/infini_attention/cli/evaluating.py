@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from infini_attention.evaluation.runner import Task
 
 
+def check_folder(out: Path | None) -> None:
+    """Raises `InputError` unless results can be put there. Called before the work, not after it."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out expects a folder")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out}: its folder {out.parent} does not exist")
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for.
@@ -41,10 +49,7 @@ class Request:
             raise ConfigError("--haystack-file is the text of --haystack book; give both")
         for path in self.files:
             check_text(path)
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{self.out} is a file; --out expects a folder")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise InputError(f"{self.out}: its folder {self.out.parent} does not exist")
+        check_folder(self.out)
 
     def open_model(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         return replace(self.options, source=self.source).open()

@@ -21,9 +21,10 @@ class ReadProgress(Progress):
         )
         self.bar = self.add_task("", total=total, tokens=0, rate=0.0, state=human_bytes(0))
 
-    def show(self, *, done: int, tokens: int, rate: float, state_bytes: int) -> None:
-        """Called after each chunk."""
-        self.update(self.bar, completed=done, tokens=tokens, rate=rate, state=human_bytes(state_bytes))
+    def show(self, *, done: int, tokens: int, rate: float, state_bytes: int, total: int | None = None) -> None:
+        """Called after each chunk, with the total where it was not known before."""
+        state = human_bytes(state_bytes)
+        self.update(self.bar, completed=done, total=total, tokens=tokens, rate=rate, state=state)
 
 
 class SampleProgress(Progress):

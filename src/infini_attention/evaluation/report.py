@@ -57,12 +57,12 @@ def recall_figure(records: Sequence[Record], *, axis: str, title: str = "") -> "
     return figure
 
 
-def check_matplotlib() -> None:
-    """Raises `ConfigError` where heat maps cannot be drawn. Called before the work, not after it."""
+def check_matplotlib(what: str = "a heat map") -> None:
+    """Raises `ConfigError` where `what` cannot be drawn. Called before the work, not after it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ConfigError("a heat map needs matplotlib: pip install 'infini-attention[plot]'") from error
+        raise ConfigError(f"{what} needs matplotlib: pip install 'infini-attention[plot]'") from error
 
 
 def short(count: int) -> str:

@@ -1,5 +1,7 @@
 """Weights to start from that training would otherwise spend most of its time to find."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -23,12 +25,14 @@ def look_back(model: PreTrainedModel) -> None:
     Raises:
         ConfigError: a model without biases of q and k.
     """
-    config, attention = model.config, model.base_model.layers[0].self_attn
+    config = model.config
+    base: Any = model.base_model
+    attention = base.layers[0].self_attn
     if attention.q_proj.bias is None or attention.k_proj.bias is None:
         raise ConfigError("look_back needs biases of q and k: set attention_bias = true in [model]")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head_dim = attention.q_proj.out_features // heads
-    angles = model.base_model.rotary_emb.inv_freq[None] * torch.arange(1, heads + 1)[:, None]
+    angles = base.rotary_emb.inv_freq[None] * torch.arange(1, heads + 1)[:, None]
     rest = head_dim - 2 * angles.shape[1]  # of a head that is rotated in part
     q = torch.cat((angles.cos(), -angles.sin(), torch.zeros(heads, rest)), 1)
     k = torch.cat((torch.ones_like(angles), torch.zeros_like(angles), torch.zeros(heads, rest)), 1)[:kv_heads]
