@@ -35,6 +35,13 @@ def test_a_stage_can_have_its_own_penalty(tmp_path):
     assert [load_recipe(path).write_penalty_at(step) for step in (0, 2, 3, 4)] == [0, 0, 0.5, 0.5]
 
 
+def test_a_stage_can_have_its_own_mixture(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(MINIMAL + "mixture = { named_keys = 1.0 }\n[[curriculum]]\nlength = 128\nsteps = 2\n")
+    recipe = load_recipe(path)
+    assert (recipe.mixture_of(0).named_keys, recipe.mixture_of(1)) == (1, recipe.data.mixture)
+
+
 def test_books_are_relative_to_the_recipe(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text(MINIMAL + '[data]\nbooks = ["here", "/there"]\n')

@@ -23,7 +23,7 @@ from infini_attention.data.recall import RecallSample, named_keys, passkey
 from infini_attention.data.seeds import training_rng
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.models import InfiniLlamaConfig
-from infini_attention.training.recipe import Recipe
+from infini_attention.training.recipe import Mixture, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -67,22 +67,22 @@ class RecipeBatches(IterableDataset):
         stage = recipe.stage_at(step)
         if stage and rng.random() < recipe.data.earlier_share:
             stage = rng.randrange(stage)
-        length = recipe.curriculum[stage].length
-        samples = [self._sample(length, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
+        length, mixture = recipe.curriculum[stage].length, recipe.mixture_of(stage)
+        samples = [self._sample(length, mixture, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
         answers = torch.zeros(len(samples), length, dtype=torch.int8)
         for row, sample in enumerate(samples):
             for (start, stop), outside in zip(sample.answers, sample.outside_window(self.segment_size), strict=True):
                 answers[row, start:stop] = OUTSIDE if outside else IN_WINDOW
         return {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
 
-    def _sample(self, length: int, rng: random.Random) -> RecallSample:
+    def _sample(self, length: int, mixture: Mixture, rng: random.Random) -> RecallSample:
         tasks: dict[str, Callable[[int, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
             "brief_keys": self._brief_keys,
             "text": self._text,
         }
-        shares = self.recipe.data.mixture.model_dump()
+        shares = mixture.model_dump()
         return tasks[rng.choices(list(shares), list(shares.values()))[0]](length, rng)
 
     def _haystack(self, rng: random.Random) -> Haystack:
@@ -125,15 +125,16 @@ def read_documents(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Docume
         InputError: one cannot be read, or no document is as long as the longest stage.
     """
     data = recipe.data
+    text_lengths = [stage.length for index, stage in enumerate(recipe.curriculum) if recipe.mixture_of(index).text]
     if not data.books and not data.datasets:
-        if data.book_share or data.mixture.text:
-            raise ConfigError("data.book_share and data.mixture.text need data.books or data.datasets; both are empty")
+        if data.book_share or text_lengths:
+            raise ConfigError("data.book_share and text in a mixture need data.books or data.datasets; both are empty")
         return None
     rows = (dataset_texts(**dataset.model_dump()) for dataset in data.datasets)
     documents = Documents.tokenize(tokenizer, chain(file_texts(book_files(data.books)), *rows))
     logger.info("%d documents, %d tokens", documents.count, len(documents.token_ids))
-    if data.mixture.text:
-        longest = max(stage.length for stage in recipe.curriculum)
+    if text_lengths:
+        longest = max(text_lengths)
         share = documents.within_reach(longest) / len(documents.token_ids)  # now, and not when that stage begins
         logger.info("%.0f %% of it in documents long enough for samples of text of %d tokens", 100 * share, longest)
     return documents

@@ -20,20 +20,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Stage(_Part):
-    """One stage of the curriculum.
-
-    Attributes:
-        length: tokens per sample.
-        steps: optimiser steps.
-        write_penalty: in place of `loss.write_penalty`: first to remember, then what not to write.
-    """
-
-    length: Positive
-    steps: Positive
-    write_penalty: Share | None = None
-
-
 class Mixture(_Part):
     """How often each task is drawn, relative to the others."""
 
@@ -47,6 +33,22 @@ class Mixture(_Part):
         if not sum(self.model_dump().values()):
             raise ValueError("at least one task must have a share above 0")
         return self
+
+
+class Stage(_Part):
+    """One stage of the curriculum.
+
+    Attributes:
+        length: tokens per sample.
+        steps: optimiser steps.
+        mixture: in place of `data.mixture`: first one thing, then many.
+        write_penalty: in place of `loss.write_penalty`: first to remember, then what not to write.
+    """
+
+    length: Positive
+    steps: Positive
+    mixture: Mixture | None = None
+    write_penalty: Share | None = None
 
 
 class Dataset(_Part):
@@ -190,6 +192,10 @@ class Recipe(_Part):
                 return index
             step -= stage.steps
         return len(self.curriculum) - 1
+
+    def mixture_of(self, stage: int) -> Mixture:
+        """Of stage number `stage`."""
+        return self.curriculum[stage].mixture or self.data.mixture
 
     def write_penalty_at(self, step: int) -> float:
         """Of step `step` (from 0)."""

@@ -97,6 +97,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] 
         **environment(),
         "model": str(out / "model"),
     }
+    model.config.use_cache = True  # the Trainer has no use for one; those who read have
     trainer.save_model(str(out / "model"))
     (out / "result.json").write_text(json.dumps(result, indent=1))
     return result

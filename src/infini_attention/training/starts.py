@@ -15,27 +15,44 @@ QUIET = 0.1
 
 @torch.no_grad()
 def look_back(model: PreTrainedModel) -> None:
-    """Head h of the first layer starts out attending to the token h + 1 places before, whatever it is.
+    """The model starts out finding what followed, earlier in the text, on the tokens that it has just read.
 
-    To remember what belongs to whom, a token must know its neighbours before it is written. From random weights, a head
-    that looks at the token before takes longer to emerge than all that is learnt after it. With rotary positions, two
-    constant vectors make one: k = c (1, 0) and q = R(-d) c (1, 0) in each pair give the score
-    c^2 sum_i cos((m - n - d) theta_i), whose maximum is at distance m - n = d.
+    To remember what belongs to whom, a token must know its neighbours before it is written, and a question must ask for
+    what FOLLOWED them. From random weights this circuit takes longer to emerge than all that is learnt after it.
+
+    - Head h of the first layer attends to the token h + 1 places before, whatever it is. With rotary positions, two
+      constant vectors do that: k = c (1, 0) and q = R(-d) c (1, 0) in each pair give the score
+      c^2 sum_i cos((m - n - d) theta_i), whose maximum is at distance m - n = d.
+    - What it finds is added to the token as U^(h + 1) of it, where U is a random orthogonal matrix: the stream is then
+      x_t = sum_d U^d e_(t - d), and U x_(t - 1) is x_t without the token t itself.
+    - So in the later layers the first query head of each key/value head starts with W_q = W_k U: token by token, it
+      asks for the key of whatever has come next after the same few tokens.
 
     Raises:
         ConfigError: a model without biases of q and k.
     """
     config = model.config
     base: Any = model.base_model
-    attention = base.layers[0].self_attn
-    if attention.q_proj.bias is None or attention.k_proj.bias is None:
+    first = base.layers[0].self_attn
+    if first.q_proj.bias is None or first.k_proj.bias is None:
         raise ConfigError("look_back needs biases of q and k: set attention_bias = true in [model]")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    head_dim = attention.q_proj.out_features // heads
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    head_dim = first.q_proj.out_features // heads
     angles = base.rotary_emb.inv_freq[None] * torch.arange(1, heads + 1)[:, None]
     rest = head_dim - 2 * angles.shape[1]  # of a head that is rotated in part
     q = torch.cat((angles.cos(), -angles.sin(), torch.zeros(heads, rest)), 1)
     k = torch.cat((torch.ones_like(angles), torch.zeros_like(angles), torch.zeros(heads, rest)), 1)[:kv_heads]
-    for projection, start in ((attention.q_proj, q), (attention.k_proj, k)):
+    for projection, start in ((first.q_proj, q), (first.k_proj, k)):
         projection.bias.copy_(LOUDNESS * start.flatten())
         projection.weight.mul_(QUIET)
+
+    shift = torch.linalg.qr(torch.randn(width, width)).Q
+    seen = torch.linalg.qr(torch.randn(width, min(width, head_dim))).Q  # as much of a token as a head can carry
+    first.v_proj.weight.view(kv_heads, head_dim, width)[:, : seen.shape[1]] = seen.T
+    written = first.o_proj.weight.view(width, heads, head_dim)
+    for head in range(heads):
+        found = torch.linalg.matrix_power(shift, head + 1) @ seen
+        written[:, head, : seen.shape[1]] = config.initializer_range * found
+    for layer in base.layers[1:]:
+        asked = layer.self_attn.q_proj.weight.view(kv_heads, heads // kv_heads, head_dim, width)
+        asked[:, 0] = layer.self_attn.k_proj.weight.view(kv_heads, head_dim, width) @ shift
