@@ -12,14 +12,18 @@ class Pace:
     """Marks along a stream; their number is bounded, however long it gets."""
 
     def __init__(self) -> None:
-        self.marks = [(0, 0.0)]  # tokens, seconds
+        self.marks = [(0, 0.0)]  # tokens, seconds: evenly spaced, every `spacing`-th that was given
+        self.last = self.marks[0]
+        self.given, self.spacing = 0, 1
         self.early_rss: int | None = None
 
     def mark(self, tokens: int, seconds: float) -> None:
         """`tokens` were read after `seconds`."""
-        self.marks.append((tokens, seconds))
+        self.last, self.given = (tokens, seconds), self.given + 1
+        if self.given % self.spacing == 0:
+            self.marks.append(self.last)
         if len(self.marks) > MOST_MARKS:
-            self.marks = self.marks[::2]
+            self.marks, self.spacing = self.marks[::2], 2 * self.spacing
         if self.early_rss is None and tokens >= EARLY_TOKENS:
             self.early_rss = peak_rss_bytes()
 
@@ -28,7 +32,7 @@ class Pace:
 
         The early peak, after 100,000 tokens, is None for shorter texts.
         """
-        end = self.marks[-1][0]
+        end = self.last[0]
         first, last = self._rate(0, end / 10), self._rate(end * 9 / 10, end)
         return {
             "first_tenth_tokens_per_second": first,
@@ -39,5 +43,6 @@ class Pace:
 
     def _rate(self, start: float, stop: float) -> float | None:
         """Between the marks that are nearest to two places."""
-        (a, began), (b, ended) = (min(self.marks, key=lambda mark: abs(mark[0] - place)) for place in (start, stop))
+        marks = [*self.marks, self.last]
+        (a, began), (b, ended) = (min(marks, key=lambda mark: abs(mark[0] - place)) for place in (start, stop))
         return round((b - a) / (ended - began), 1) if b > a and ended > began else None
