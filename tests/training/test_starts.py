@@ -34,6 +34,25 @@ def test_each_head_copies_the_token_at_its_distance():
         assert similar.max(1).values.min() > 0.9
 
 
+def test_later_layers_ask_for_what_followed_the_same_tokens():
+    """The query at the second B of "... A B X ... A B" finds X, which is the token after the first B."""
+    model = new_model(num_hidden_layers=2, initializer_range=0.088)
+    look_back(model)
+    seen = {}
+    attention = model.model.layers[1].self_attn
+    for name in ("q_proj", "k_proj"):
+        getattr(attention, name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.view(32, -1, 64)})
+        )
+    ids = torch.randperm(50)[:32]
+    ids[27:31] = ids[8:12]
+    with torch.no_grad():
+        model(ids[None])
+    for group in range(2):
+        scores = torch.cosine_similarity(seen["q_proj"][30, 2 * group], seen["k_proj"][:30, group], dim=-1)
+        assert scores.argmax() == 12
+
+
 def test_it_needs_biases():
     with pytest.raises(ConfigError, match="attention_bias = true"):
         look_back(new_model(attention_bias=False))

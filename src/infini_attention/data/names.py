@@ -28,11 +28,10 @@ TEST_NAMES = tuple(_TEST.split())
 
 def made_up_names(count: int, rng: random.Random) -> tuple[str, ...]:
     """Different names of two or three syllables, such as Keluvo: with few real ones, a model would learn the list."""
-    names: dict[str, None] = {}
+    names: dict[str, None] = {}  # in the order in which they were made
     while len(names) < count:
-        syllables = (
-            "".join((rng.choice("bcdfghjklmnprstvwz"), rng.choice("aeiou"))) for _ in range(rng.choice((2, 3)))
-        )
+        syllables = (rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.choice((2, 3))))
         name = ("".join(syllables) + rng.choice(("", "", "l", "n", "r", "s"))).capitalize()
-        names[name] = None
-    return tuple(name for name in names if name not in TEST_NAMES)
+        if name not in TEST_NAMES:
+            names[name] = None
+    return tuple(names)

@@ -22,9 +22,6 @@ NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = " What is the pass key? The pass key is "
 NAMED_NEEDLE = " The pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
 NAMED_QUESTION = " What is the pass key of {name}? The pass key of {name} is "
-# The same in few words: many more keys fit into a short text, which is where remembering is learnt fastest.
-BRIEF_NEEDLE = " {name} is {key}."
-BRIEF_QUESTION = " {name} is "
 
 Span = tuple[int, int]  # token positions: start, and the one after the last
 
@@ -102,8 +99,6 @@ def named_keys(
     questions: int,
     rewritten: int = 0,
     names: Sequence[str] = TRAIN_NAMES,
-    digits: int = 5,
-    brief: bool = False,
 ) -> RecallSample:
     """Keys of several people at random places, some of them written again later; questions about some, the latest wins.
 
@@ -113,8 +108,6 @@ def named_keys(
         questions: people who are asked about, in random order.
         rewritten: people whose key is written a second time, with another value.
         names: first names to draw from.
-        digits: of each key.
-        brief: in few words.
 
     Raises:
         InputError: a length that is too small, or counts that do not fit together.
@@ -127,21 +120,20 @@ def named_keys(
             f"{questions} and {rewritten}"
         )
     people = rng.sample(list(names), keys)
-    needles = [(name, draw_key(rng, digits)) for name in people]
+    needles = [(name, draw_key(rng)) for name in people]
     latest = dict(needles)
     for name in rng.sample(people, rewritten):
         first = next(place for place, (other, _) in enumerate(needles) if other == name)
-        latest[name] = draw_key(rng, digits, other_than=latest[name])
+        latest[name] = draw_key(rng, other_than=latest[name])
         needles.insert(rng.randint(first + 1, len(needles)), (name, latest[name]))
     asked = [(name, latest[name]) for name in rng.sample(people, questions)]
     depths = sorted(rng.random() for _ in needles)
-    wording = (BRIEF_NEEDLE, BRIEF_QUESTION) if brief else (NAMED_NEEDLE, NAMED_QUESTION)
-    return _sample(tokenizer, length, rng, haystack, wording, needles, asked, depths)
+    return _sample(tokenizer, length, rng, haystack, (NAMED_NEEDLE, NAMED_QUESTION), needles, asked, depths)
 
 
-def draw_key(rng: random.Random, digits: int = 5, *, other_than: str | None = None) -> str:
-    """Each number of so many digits, the first one not 0, equally likely."""
-    while (key := str(rng.randrange(10 ** (digits - 1), 10**digits))) == other_than:
+def draw_key(rng: random.Random, *, other_than: str | None = None) -> str:
+    """Five digits, each number from 10000 to 99999 equally likely."""
+    while (key := str(rng.randrange(10_000, 100_000))) == other_than:
         pass
     return key
 

@@ -30,7 +30,7 @@ class Trunk:
             limit: read no further.
             piece_size: tokens per row that are read at a time.
         """
-        if self.stream is None or common_start(self.ids, ids) < self.place:
+        if self.stream is None or min(limit, common_start(self.ids, ids)) < self.place:
             self.stream, self.place = self.open_stream(), 0
         shared = 0 if following is None else min(limit, common_start(ids, following))
         read_span(self.stream, ids, self.place, shared, piece_size)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +78,6 @@ class RecipeBatches(IterableDataset):
         tasks: dict[str, Callable[[int, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
-            "brief_keys": self._brief_keys,
             "text": self._text,
         }
         shares = mixture.model_dump()
@@ -93,12 +91,6 @@ class RecipeBatches(IterableDataset):
         return passkey(self.tokenizer, length, rng, self._haystack(rng))
 
     def _named_keys(self, length: int, rng: random.Random) -> RecallSample:
-        return self._keys(length, rng)
-
-    def _brief_keys(self, length: int, rng: random.Random) -> RecallSample:
-        return self._keys(length, rng, brief=True, digits=rng.randint(1, 5))
-
-    def _keys(self, length: int, rng: random.Random, **style: Any) -> RecallSample:
         """A power of two of keys, at most `max_keys` and as many as fit; in half of the samples, some come twice."""
         haystack, data = self._haystack(rng), self.recipe.data
         names = rng.choice((TRAIN_NAMES, self.made_up))
@@ -106,7 +98,7 @@ class RecipeBatches(IterableDataset):
         while True:
             counts = {"keys": count, "questions": min(count, data.questions), "rewritten": (count + 3) // 4 * twice}
             try:
-                return named_keys(self.tokenizer, length, rng, haystack, names=names, **counts, **style)
+                return named_keys(self.tokenizer, length, rng, haystack, names=names, **counts)
             except InputError:  # too short for so much
                 if count == 1 and not twice:
                     raise

@@ -25,7 +25,6 @@ class Mixture(_Part):
 
     passkey: Share = 1.0
     named_keys: Share = 0.0
-    brief_keys: Share = 0.0
     text: Share = 0.0
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ def look_back(model: PreTrainedModel) -> None:
       c^2 sum_i cos((m - n - d) theta_i), whose maximum is at distance m - n = d.
     - What it finds is added to the token as U^(h + 1) of it, where U is a random orthogonal matrix: the stream is then
       x_t = sum_d U^d e_(t - d), and U x_(t - 1) is x_t without the token t itself.
+    - The MLPs start at 0: what random ones add is many times as large, and nothing of the above would be found in it.
     - So in the later layers the first query head of each key/value head starts with W_q = W_k U: token by token, it
       asks for the key of whatever has come next after the same few tokens.
 
@@ -49,10 +50,12 @@ def look_back(model: PreTrainedModel) -> None:
     shift = torch.linalg.qr(torch.randn(width, width)).Q
     seen = torch.linalg.qr(torch.randn(width, min(width, head_dim))).Q  # as much of a token as a head can carry
     first.v_proj.weight.view(kv_heads, head_dim, width)[:, : seen.shape[1]] = seen.T
-    written = first.o_proj.weight.view(width, heads, head_dim)
+    written = first.o_proj.weight.zero_().view(width, heads, head_dim)
     for head in range(heads):
         found = torch.linalg.matrix_power(shift, head + 1) @ seen
         written[:, head, : seen.shape[1]] = config.initializer_range * found
+    for layer in base.layers:
+        layer.mlp.down_proj.weight.zero_()
     for layer in base.layers[1:]:
         asked = layer.self_attn.q_proj.weight.view(kv_heads, heads // kv_heads, head_dim, width)
         asked[:, 0] = layer.self_attn.k_proj.weight.view(kv_heads, head_dim, width) @ shift
