@@ -53,6 +53,25 @@ def test_later_layers_ask_for_what_followed_the_same_tokens():
         assert scores.argmax() == 12
 
 
+def test_an_untrained_model_leans_to_what_followed_segments_ago():
+    """Without training: after "... A B C X ... A B C", the memory lifts X above other tokens of the text."""
+    infini = {"segment_size": 16, "layers": [1], "decay": False}
+    sizes = {"hidden_size": 128, "num_hidden_layers": 2, "initializer_range": 0.088}
+    model = new_model(**sizes, vocab_size=400, tie_word_embeddings=True, infini=infini)
+    look_back(model)
+    above = {True: 0, False: 0}
+    for sample in range(20):
+        ids = torch.randperm(400, generator=torch.Generator().manual_seed(sample))[:43]
+        ids[40:43] = ids[8:11]  # which the stream still holds itself, so they are no rivals
+        rivals = torch.cat((ids[:8], ids[12:40]))
+        for memory in above:
+            with torch.no_grad():
+                cache = model(ids[None, :32], use_cache=True).past_key_values
+                logits = model(ids[None, 32:], past_key_values=cache if memory else cache.forget()).logits[0, -1]
+            above[memory] += int((logits[rivals] > logits[ids[11]]).sum())
+    assert above[True] < 0.4 * 20 * len(rivals) < above[False], above
+
+
 def test_it_needs_biases():
     with pytest.raises(ConfigError, match="attention_bias = true"):
         look_back(new_model(attention_bias=False))

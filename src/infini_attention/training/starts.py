@@ -11,6 +11,10 @@ from infini_attention.errors import ConfigError
 LOUDNESS = 6.0
 # What a token is says little at first: its place decides.
 QUIET = 0.1
+# What is read from the memory has norm sqrt(head size): so much of it stands beside the tokens of the stream.
+COPIED = 0.1
+# The gate logit of a head that begins with the memory, and less one that begins with its segment.
+DECIDED = 2.0
 
 
 @torch.no_grad()
@@ -26,8 +30,12 @@ def look_back(model: PreTrainedModel) -> None:
     - What it finds is added to the token as U^(h + 1) of it, where U is a random orthogonal matrix: the stream is then
       x_t = sum_d U^d e_(t - d), and U x_(t - 1) is x_t without the token t itself.
     - The MLPs start at 0: what random ones add is many times as large, and nothing of the above would be found in it.
-    - So in the later layers the first query head of each key/value head starts with W_q = W_k U: token by token, it
-      asks for the key of whatever has come next after the same few tokens.
+    - So in the later layers all query heads start with W_q = W_k U: token by token, they ask for the key of whatever
+      has come next after the same few tokens. The first one of each key/value head begins with the memory, the others
+      with their segment.
+    - And W_o = c W_v^T there, with orthogonal rows: what is found is added to the stream as the token that it was. So
+      the model names what followed from its first step, and training has no reason to give up the rest of the circuit
+      before it can be of use: with random W_v and W_o it soon asked for the first digit after "is", whoever was named.
 
     Raises:
         ConfigError: a model without biases of q and k.
@@ -57,5 +65,14 @@ def look_back(model: PreTrainedModel) -> None:
     for layer in base.layers:
         layer.mlp.down_proj.weight.zero_()
     for layer in base.layers[1:]:
-        asked = layer.self_attn.q_proj.weight.view(kv_heads, heads // kv_heads, head_dim, width)
-        asked[:, 0] = layer.self_attn.k_proj.weight.view(kv_heads, head_dim, width) @ shift
+        attention = layer.self_attn
+        asked = attention.q_proj.weight.view(kv_heads, heads // kv_heads, head_dim, width)
+        asked.copy_((attention.k_proj.weight.view(kv_heads, head_dim, width) @ shift)[:, None].expand_as(asked))
+        basis = torch.linalg.qr(torch.randn(width, width)).Q
+        parts = [basis[:, (head * head_dim + torch.arange(head_dim)) % width] for head in range(kv_heads)]
+        attention.v_proj.weight.copy_(torch.cat(parts, 1).T)
+        written = attention.o_proj.weight.view(width, kv_heads, heads // kv_heads, head_dim)
+        written.copy_(COPIED * torch.stack(parts, 1)[:, :, None].expand_as(written))
+        if hasattr(attention, "infini"):
+            first_of_group = torch.arange(heads) % (heads // kv_heads) == 0
+            attention.infini.gate_bias.copy_(torch.where(first_of_group, DECIDED, -DECIDED))
