@@ -59,3 +59,24 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(book(3000), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def chat_dir(tmp_path_factory):
+    from chats import chat_model, chat_tokenizer
+    from tiny import save_model
+
+    return save_model(tmp_path_factory.mktemp("models") / "chatty", chat_model(), chat_tokenizer())
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """`typed(text)` is what standard input holds."""
+    import io
+    import sys
+
+    def typed(text):
+        data = text if isinstance(text, bytes) else text.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+    return typed

@@ -7,7 +7,7 @@ import pytest
 
 import infini_attention
 
-COMMANDS = ("convert", "demo", "eval", "generate", "pull", "read", "train")
+COMMANDS = ("adapt", "ask", "chat", "convert", "demo", "eval", "generate", "pull", "read", "train")
 
 
 def test_version(run_cli):
@@ -22,7 +22,14 @@ def test_help_names_every_command(run_cli, arguments):
 
 
 @pytest.mark.parametrize(
-    "command", [*(command for command in COMMANDS if command != "eval"), "eval passkey", "eval keys", "eval perplexity"]
+    "command",
+    [
+        *(command for command in COMMANDS if command != "eval"),
+        "eval passkey",
+        "eval keys",
+        "eval ruler",
+        "eval perplexity",
+    ],
 )
 def test_help_of_each_command(run_cli, command):
     code, out, err = run_cli(*command.split(), "--help")

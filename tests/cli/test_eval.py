@@ -93,6 +93,7 @@ def test_alone_it_shows_what_there_is(run_cli):
     assert (code, err) == (0, "")
     assert "  passkey " in out
     assert "  keys " in out
+    assert "  ruler " in out
     assert "  perplexity " in out
 
 

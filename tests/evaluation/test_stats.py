@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from infini_attention.evaluation.stats import batch_means, wilson_interval
+from infini_attention.evaluation.stats import batch_means, standard_error, wilson_interval
 
 # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3.
 KNOWN = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)]
@@ -51,3 +51,9 @@ class TestBatchMeans:
         true = series.mean(1).std().item()
         assert sum(errors) / len(errors) == pytest.approx(true, rel=0.15)
         assert (series.std(1) / 6000**0.5).mean() < true / 3
+
+
+def test_the_standard_error_of_a_mean():
+    assert standard_error([1, 2, 3, 4]) == pytest.approx((5 / 3) ** 0.5 / 2)  # the variance is 5/3
+    assert standard_error([0.5, 0.5]) == 0
+    assert standard_error([1]) is None

@@ -139,11 +139,11 @@ class TestAccount:
 
     def test_a_huge_piece_in_small_chunks_takes_no_quadratic_time(self):
         from infini_attention.data import TextPiece
-        from infini_attention.sessions.session import _chunks
+        from infini_attention.sessions.chunks import chunks
 
         count = 300_000
         piece = TextPiece([1] * count, list(range(1, count + 1)), "x" * count)
-        assert sum(nbytes for _, nbytes in _chunks([piece], 4, 4)) == count
+        assert sum(nbytes for _, nbytes in chunks([piece], 4, 4)) == count
 
 
 class TestForks:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from infini_attention.errors import ConfigError
-from infini_attention.training.recipe import load_recipe
+from infini_attention.training.recipe import ADAPT_RECIPE, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+ADAPTED = 'name = "x"\nbase = "y"\n[model.infini]\nrank = 8\n[[curriculum]]\nlength = 64\nsteps = 3\n'
 MINIMAL = 'name = "x"\n[model]\nhidden_size = 8\n[[curriculum]]\nlength = 64\nsteps = 3\n'
 
 
@@ -17,6 +18,32 @@ def test_every_recipe_of_ours_is_valid(path):
     assert recipe.name == path.stem
     lengths = [stage.length for stage in recipe.curriculum]
     assert lengths == sorted(lengths)
+
+
+def test_the_recipe_that_comes_with_the_package():
+    recipe = load_recipe(ADAPT_RECIPE, options={"base": "some-model"})
+    assert (recipe.name, recipe.base, recipe.tokenizer) == ("adapt", "some-model", "some-model")
+    assert recipe.loss.of_filler == 0
+    with pytest.raises(ConfigError, match=r"sizes of a new model in \[model\], or a pretrained one as base"):
+        load_recipe(ADAPT_RECIPE)
+
+
+def test_a_base_brings_its_tokenizer(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(ADAPTED)
+    assert load_recipe(path).tokenizer == "y"
+    assert load_recipe(path, ["tokenizer=bytes"]).tokenizer == "bytes"
+    assert (load_recipe(path).dtype, load_recipe(path).lora) == ("float32", None)
+
+
+def test_options_come_before_changes_and_stay_as_they_are(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(ADAPTED)
+    options = {"base": "z", "lora": {"rank": 4}}
+    recipe = load_recipe(path, ["lora.alpha=5", "lora.rank=3"], options)
+    assert (recipe.base, recipe.lora.rank, recipe.lora.given_alpha) == ("z", 3, 5)
+    assert options == {"base": "z", "lora": {"rank": 4}}
+    assert load_recipe(path, options=options).lora.given_alpha == 8
 
 
 def test_stages_follow_one_another(tmp_path):
@@ -78,6 +105,17 @@ def test_local_files_of_data_sets_are_relative_to_the_recipe(tmp_path, entries, 
         (MINIMAL + "[data.mixture]\npasskey = 0\n", r"data\.mixture: .*at least one task"),
         ('name = "x"\ncurriculum = []\n[model]\n', "curriculum: .*at least 1 item"),
         (MINIMAL.replace("steps = 3", "steps = 0"), r"curriculum\.0\.steps"),
+        (MINIMAL.replace("hidden_size = 8", ""), "sizes of a new model"),
+        (MINIMAL + "[lora]\nrank = 4\n", "lora and dtype are about a pretrained model"),
+        ('dtype = "bfloat16"\n' + MINIMAL, "lora and dtype are about a pretrained model"),
+        ('base = "y"\n' + MINIMAL, r"\[model\] holds infini only; got hidden_size"),
+        ("look_back = true\n" + ADAPTED, "look_back is a start for new weights"),
+        ("tokenizer = { vocab_size = 300 }\n" + ADAPTED, "a base knows its own alone"),
+        ('dtype = "float16"\n' + ADAPTED, "dtype: Input should be 'float32' or 'bfloat16'"),
+        (ADAPTED + "[lora]\nrank = 0\n", r"lora\.rank: Input should be greater"),
+        (ADAPTED + "[lora]\nrank = 2\ntargets = []\n", r"lora\.targets: .*at least 1 item"),
+        (ADAPTED + "[data]\nsegment_sizes = [64, 0]\n", r"data\.segment_sizes\.1: Input should be greater"),
+        (ADAPTED + "[loss]\nfiller = -1\n", r"loss\.filler: Input should be greater"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, message):

@@ -11,7 +11,8 @@ from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.models import load_model
 from infini_attention.training.batches import RecipeBatches
-from infini_attention.training.recipe import Data, Dataset, Mixture, Tokenizer, load_recipe
+from infini_attention.training.entries import Data, Dataset, Mixture, Tokenizer
+from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import recipe_tokenizer, train
 from tiny import book
 

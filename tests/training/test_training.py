@@ -16,8 +16,9 @@ from transformers import TrainingArguments
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError
 from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
+from infini_attention.training.entries import Data, Mixture, Tokenizer
 from infini_attention.training.groups import parameter_groups
-from infini_attention.training.recipe import Data, Mixture, Tokenizer, load_recipe
+from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import (
     CHECKPOINT_FILES,
     check_alike,

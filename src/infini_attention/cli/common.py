@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from infini_attention.sessions import Session
 
 DEFAULT_MODEL = "smollm2-135m"
+SHIPPED = "default"  # an adapter that comes with this package, in a session
 
 console = Console(stderr=True)  # progress and remarks; stdout is for results
 
@@ -59,6 +60,15 @@ SegmentSize = Annotated[
 Rule = Annotated[
     RuleName | None, typer.Option("--rule", help="How the memory is written, for a base model.  [default: gated_delta]")
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="FILE",
+        help="An adapter's file, or none.  [default: the one shipped for the model, if any]",
+        show_default=False,
+    ),
+]
 DType = Annotated[DTypeName | None, typer.Option("--dtype", help="Of the weights.  [default: as saved]")]
 Device = Annotated[str, typer.Option("--device", help="Where to run, such as cpu or cuda.")]
 
@@ -72,41 +82,70 @@ class ModelOptions:
     rule: RuleName | None = None
     dtype: DTypeName | None = None
     device: str = "cpu"
+    full_attention: bool = False
+    adapter: str | None = None
 
     def open(self, **settings: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         """The model and its tokenizer. `settings` of a conversion stand in for options that were not given."""
         import torch
 
         from infini_attention.models import load_model, load_tokenizer
+        from infini_attention.models.loading import load_base
 
         try:
             torch.empty(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})") from error
-        if self.segment_size is not None:
-            settings["segment_size"] = self.segment_size
-        if self.rule is not None:
-            settings["rule"] = self.rule.value
+        settings |= self.settings
+        if self.full_attention and (settings or self.adapter):
+            names = [*settings, "adapter"] if self.adapter else settings
+            given = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+            raise ConfigError(
+                f"--full-attention converts nothing, so that {given} cannot be set; give one or the other"
+            )
         dtype = None if self.dtype is None else getattr(torch, self.dtype.value)
         with console.status(f"loading {self.source}"):
             tokenizer = load_tokenizer(self.source)
-            return load_model(self.source, dtype=dtype, device=self.device, **settings), tokenizer
+            if self.full_attention:
+                return load_base(self.source, dtype=dtype, device=self.device), tokenizer
+            return load_model(self.source, self.adapter, dtype=dtype, device=self.device, **settings), tokenizer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of a conversion that were given."""
+        given = {"segment_size": self.segment_size, "rule": None if self.rule is None else self.rule.value}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def used_adapter(self, **settings: Any) -> str:
+        """The adapter that `open(**settings)` uses, by a name that lasts: see `SnapshotHeader`."""
+        from infini_attention.models.loading import find_adapter
+
+        found = None if self.full_attention else find_adapter(self.source, self.adapter, settings | self.settings)
+        if found is None:
+            return ""
+        return SHIPPED if self.adapter is None else str(found.resolve())
 
 
 def open_session(options: ModelOptions, path: Path | None) -> "Session":
     """A new session, or the one in `path`, opened with the model that it names unless another is asked for."""
     from infini_attention.models import InfiniSettings
-    from infini_attention.models.loading import is_infini
+    from infini_attention.models.loading import NO_ADAPTER, is_infini
     from infini_attention.sessions import Session, read_header
 
     if path is None:
         options = replace(options, source=options.source or DEFAULT_MODEL)
-        return Session(*options.open(), name=_lasting(options.source))
+        return Session(*options.open(), name=_lasting(options.source), adapter=options.used_adapter())
     header = read_header(path)
-    options = replace(options, source=options.source or header.model)
-    settings = {} if is_infini(options.source) else InfiniSettings.from_dict(header.settings).to_dict()
-    settings.pop("backend", None)  # not of the conversion
-    return Session.load(path, *options.open(**settings), name=_lasting(options.source))
+    options, settings = replace(options, source=options.source or header.model), {}
+    if not is_infini(options.source):
+        if options.adapter is None and header.adapter != SHIPPED:
+            options = replace(options, adapter=header.adapter or NO_ADAPTER)
+        settings = InfiniSettings.from_dict(header.settings).to_dict()
+        settings.pop("backend")  # not of the conversion
+        if options.adapter != NO_ADAPTER:  # which brings the others
+            settings = {"segment_size": settings["segment_size"]}
+    name, adapter = _lasting(options.source), options.used_adapter(**settings)
+    return Session.load(path, *options.open(**settings), name=name, adapter=adapter)
 
 
 def _lasting(source: str) -> str:

@@ -18,6 +18,7 @@ def run(
     out: Annotated[Path, typer.Argument(help="The directory to write.")],
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
+    adapter: common.Adapter = None,
     layers: Annotated[
         str | None, typer.Option("--layers", help="Layers that get a memory, such as 8-29 or 0,4,8.  [default: all]")
     ] = None,
@@ -33,7 +34,8 @@ def run(
 ) -> None:
     """Turn a base model into its Infini twin.
 
-    The twin is saved as a directory. Its memory is new: train it before relying on it.
+    The twin is saved as a directory, with the adapter's memory, and with its LoRA in the weights if it has one. Without
+    an adapter the memory is new: train it before relying on it.
     """
     from infini_attention.models.loading import is_infini, quiet_transformers
 
@@ -43,8 +45,9 @@ def run(
     if is_infini(model):
         raise ModelError(f"{model} is an Infini model already: load it as it is")
     extra = {"layers": parse_layers(layers), "rank": rank}
-    options = common.ModelOptions(model, segment_size, rule, dtype)
-    twin, tokenizer = options.open(**{name: value for name, value in extra.items() if value is not None})
+    options = common.ModelOptions(model, segment_size, rule, dtype, adapter=adapter)
+    settings = {name: value for name, value in extra.items() if value is not None}
+    twin, tokenizer = options.open(**settings)
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch, quiet_transformers():
             whole = Path(scratch) / "model"
@@ -58,7 +61,8 @@ def run(
     memory = sum(p.numel() for name, p in twin.named_parameters() if ".infini." in name)
     total = sum(p.numel() for p in twin.parameters())
     result = {"path": str(out), "model_type": twin.config.model_type, **twin.config.infini}
-    common.emit(result | {"parameters": total, "memory_parameters": memory}, as_json=as_json)
+    result |= {"parameters": total, "memory_parameters": memory, "adapter": options.used_adapter(**settings) or None}
+    common.emit(result, as_json=as_json)
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -39,6 +39,7 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The report. An earlier one is replaced, any other file with --force.")
     ] = Path("infini-demo.html"),
+    adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
     force: common.Force = False,
@@ -69,7 +70,8 @@ def run(
     except ConfigError as error:  # an extra; the report shows the map as a table without it
         common.console.print(f"no picture in the report: {error}", highlight=False, markup=False, soft_wrap=True)
     source = model or BUILTIN
-    twin, tokenizer = common.ModelOptions(source, dtype=dtype, device=device).open()
+    options = common.ModelOptions(source, dtype=dtype, device=device, adapter=adapter)
+    twin, tokenizer = options.open()
     with common.console.status("hiding the key"):
         filler = Haystack.book(tokenizer, files)
         hidden = demo.hide_key(tokenizer, filler, count, seed)
@@ -86,6 +88,7 @@ def run(
         cells = demo.measure_map(tokenizer, filler, subject, below=count, seed=seed, on_sample=samples.show)
     result = {
         "model": source,
+        "adapter": options.used_adapter() or None,
         "haystack": [str(path) for path in haystack or [Path(BOOK)]],
         "haystack_tokens": filler.period,
         "haystack_digest": filler.digest,
@@ -96,6 +99,7 @@ def run(
     }
     command = ["infini", "demo", "-m", source, "--tokens", short(count), "--seed", str(seed)]
     command += [word for path in haystack or [] for word in ("--haystack", str(path))]
+    command += [] if adapter is None else ["--adapter", adapter]
     command += [] if dtype is None else ["--dtype", dtype.value]
     command += [] if device == "cpu" else ["--device", device]
     page = demo_page.demo_page(result | environment(), demo_page.excerpt(tokenizer, hidden.sample), command)

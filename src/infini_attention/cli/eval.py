@@ -1,47 +1,27 @@
 """infini eval: what a model remembers."""
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common, eval_perplexity
+from infini_attention.cli import common, eval_perplexity, eval_ruler
 from infini_attention.cli.counts import parse_counts, parse_lengths
-from infini_attention.cli.evaluating import Request
+from infini_attention.cli.eval_options import (
+    Haystack,
+    HaystackFile,
+    HaystackName,
+    Lengths,
+    Memory,
+    Needle,
+    Out,
+    Samples,
+    Seed,
+    Switch,
+)
+from infini_attention.cli.evaluating import FullAttention, Request
 
 NAME = "eval"
 
-
-class HaystackName(StrEnum):
-    """What needles are hidden in."""
-
-    repeat = "repeat"
-    book = "book"
-
-
-class Switch(StrEnum):
-    """On or off."""
-
-    on = "on"
-    off = "off"
-
-
-Lengths = Annotated[str, typer.Option("--lengths", help="In tokens, such as 4096 or 4K,128K,1M (K = 1024, M = 1024K).")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Per cell.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of keys and filler; training never uses the same ones.")]
-Haystack = Annotated[
-    HaystackName, typer.Option("--haystack", help="The paper's five sentences again and again, or a book.")
-]
-HaystackFile = Annotated[
-    list[Path] | None,
-    typer.Option("--haystack-file", help="A text for --haystack book; may be given several times.  [default: a novel]"),
-]
-Memory = Annotated[Switch, typer.Option("--memory", help="off empties the memory before each question: a control.")]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", help="A folder for results and heat map; cells that it has already are not run again."),
-]
 
 app = typer.Typer(help="Measure what a model remembers, and its controls.", rich_markup_mode=None)
 
@@ -62,14 +42,14 @@ def passkey(
     haystack: Haystack = HaystackName.repeat,
     haystack_file: HaystackFile = None,
     memory: Memory = Switch.on,
-    needle: Annotated[
-        bool, typer.Option("--needle/--no-needle", help="Without it, the key cannot be known: a control.")
-    ] = True,
+    needle: Needle = True,
     out: Out = None,
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
+    adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
+    full_attention: FullAttention = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Ask for a key that is hidden in a haystack.
@@ -77,9 +57,9 @@ def passkey(
     A cell is one length and one depth; only exact answers count.
     """
     sizes = parse_lengths(lengths)
-    options = common.ModelOptions(model, segment_size, rule, dtype, device)
+    options = common.ModelOptions(model, segment_size, rule, dtype, device, full_attention, adapter)
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
-    request.check()
+    request.check(memory=memory is Switch.on)
 
     from infini_attention.evaluation.passkey import PasskeyTask
 
@@ -107,8 +87,10 @@ def keys(
     out: Out = None,
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
+    adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
+    full_attention: FullAttention = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Ask for the keys of several people.
@@ -116,9 +98,9 @@ def keys(
     A cell is one length and one number of keys; only exact answers count. The names are none of training's.
     """
     sizes, counts = parse_lengths(lengths), parse_counts("--keys", keys)
-    options = common.ModelOptions(model, segment_size, rule, dtype, device)
+    options = common.ModelOptions(model, segment_size, rule, dtype, device, full_attention, adapter)
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
-    request.check()
+    request.check(memory=memory is Switch.on)
 
     from infini_attention.evaluation.keys import KeysTask
 
@@ -129,4 +111,5 @@ def keys(
     request.emit(result, as_json=as_json)
 
 
-app.command(eval_perplexity.NAME)(eval_perplexity.run)
+for _module in (eval_ruler, eval_perplexity):
+    app.command(_module.NAME)(_module.run)

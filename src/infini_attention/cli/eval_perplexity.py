@@ -11,7 +11,7 @@ import typer
 
 from infini_attention.cli import common
 from infini_attention.cli.counts import parse_tokens
-from infini_attention.cli.evaluating import check_folder
+from infini_attention.cli.evaluating import FullAttention, check_folder, check_memory, note_length
 from infini_attention.cli.progress import ReadProgress
 from infini_attention.data.novel import BOOK, book_path
 from infini_attention.data.text import check_text
@@ -35,8 +35,13 @@ def run(
         typer.Option("--file", help="A text, read as one stream; may be given several times.  [default: a novel]"),
     ] = None,
     memory: Annotated[
-        Modes, typer.Option("--memory", help="on carries it to the end; off empties it at each segment: a control.")
-    ] = Modes.both,
+        Modes | None,
+        typer.Option(
+            "--memory",
+            help="on carries it to the end; off empties it at each segment: a control.  "
+            "[default: both, or on with --full-attention]",
+        ),
+    ] = None,
     max_tokens: Annotated[
         str | None, typer.Option("--max-tokens", help="Of each text, such as 64K or 1M.  [default: all]")
     ] = None,
@@ -46,8 +51,10 @@ def run(
     ] = None,
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
+    adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
+    full_attention: FullAttention = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Predict whole books, with the memory on and off.
@@ -65,6 +72,11 @@ def run(
     for _, path in files:
         check_text(path)
     check_folder(out)
+    source = model or common.DEFAULT_MODEL
+    options = common.ModelOptions(source, segment_size, rule, dtype, device, full_attention, adapter)
+    if memory is None:
+        memory = Modes.on if full_attention else Modes.both
+    check_memory(options, off=memory is not Modes.on)
 
     from infini_attention.environment import environment
     from infini_attention.evaluation.journal import Journal
@@ -73,10 +85,10 @@ def run(
     from infini_attention.evaluation.texts import Text
 
     journal = Journal(None if out is None else out / f"{NAME}.jsonl")
-    options = common.ModelOptions(model or common.DEFAULT_MODEL, segment_size, rule, dtype, device)
     twin, tokenizer = options.open()
     with common.console.status("tokenizing"):
         texts = [Text.from_file(path, tokenizer, name=name, max_tokens=limit) for name, path in files]
+    note_length(twin, max(len(text.token_ids) for text in texts))
     start = time.perf_counter()
     with ReadProgress(None) as progress:  # Ctrl-C keeps the texts that were read to their ends
         records = measure(
@@ -88,7 +100,8 @@ def run(
                 done=done, total=total, tokens=done, rate=done / (time.perf_counter() - start), state_bytes=nbytes
             ),
         )
-    result = {"task": NAME, "model": options.source, **summarize(texts, records), **environment()}
+    about = {"model": options.source, "adapter": options.used_adapter() or None}
+    result = {"task": NAME, **about, **summarize(texts, records), **environment()}
     if out is not None:
         try:
             _write(result, out)
@@ -105,9 +118,11 @@ def _write(result: dict[str, Any], out: Path) -> None:
     from infini_attention.evaluation.perplexity_curve import position_curve
 
     suffix = "" if result["difference"] else f"-memory-{next(iter(result['memory']))}"
+    suffix = "-full-attention" if result["attention"] == "full" else suffix
     picture = out / f"position{suffix}.png"
     try:
-        position_curve(result["positions"], picture, title=f"{NAME} · {Path(result['model']).name}")
+        title = f"{NAME} · {Path(result['model']).name}"
+        position_curve(result["positions"], picture, title=title, full_attention=result["attention"] == "full")
         result["curve"] = str(picture)
     except ConfigError as error:  # matplotlib is an extra; the figures are there without it
         common.console.print(f"no picture: {error}", highlight=False, markup=False)
@@ -117,10 +132,23 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 def _show(result: dict[str, Any]) -> None:
     """For people: what was read, the figures by mode, and bits per byte by position."""
-    names = ("task", "model", "files", "tokens", "bytes", "words", "state_bytes", "full_kv_bytes", "seconds")
+    names = (
+        "task",
+        "model",
+        "attention",
+        "files",
+        "tokens",
+        "bytes",
+        "words",
+        "state_bytes",
+        "full_kv_bytes",
+        "seconds",
+    )
     files = ", ".join(each["file"] for each in result["files"])
     common.emit({name: files if name == "files" else result[name] for name in names}, as_json=False)
     columns = {f"memory {mode}": figures for mode, figures in result["memory"].items()}
+    if result["attention"] == "full":
+        columns = {"full attention": result["memory"]["on"]}
     series = dict(zip(columns, result["memory"], strict=True))
     if result["difference"]:
         columns, series = columns | {"on - off": result["difference"]}, series | {"on - off": "difference"}

@@ -1,9 +1,12 @@
 """What the subcommands of `infini eval` share: their arguments, a run with its progress, and the files it leaves."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from infini_attention.cli import common
 from infini_attention.cli.progress import SampleProgress
@@ -14,7 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from infini_attention.data.haystack import Haystack
+    from infini_attention.evaluation.journal import Record
     from infini_attention.evaluation.runner import Task
+
+FullAttention = Annotated[
+    bool, typer.Option("--full-attention", help="Evaluate the base model as it is, with its full key-value cache.")
+]
 
 
 def check_folder(out: Path | None) -> None:
@@ -25,13 +33,35 @@ def check_folder(out: Path | None) -> None:
         raise InputError(f"{out}: its folder {out.parent} does not exist")
 
 
+def check_memory(options: common.ModelOptions, *, off: bool) -> None:
+    """Raises `ConfigError` where there is no memory to switch off. Called before the work, not after it."""
+    if options.full_attention and off:
+        raise ConfigError(
+            "--memory off empties the memory, which a model with --full-attention does not have; leave out one of them"
+        )
+
+
+def note_length(model: "PreTrainedModel", tokens: int) -> None:
+    """Says where a plain model reads more tokens than it was made for: a result too, but not of a memory."""
+    from infini_attention.evaluation.stream import is_infini_model, trained_length
+
+    limit = None if is_infini_model(model) else trained_length(model)
+    if limit is not None and tokens > limit:
+        common.console.print(
+            f"note: {tokens:,} tokens are more than the {limit:,} that this model was trained for",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for.
 
     Attributes:
         options: how to open the model.
-        haystack: `repeat` or `book`.
+        haystack: `repeat` or `book`, or both with a `+` between them.
         files: the book's; none means the novel that comes with the package.
         out: the folder for results.
     """
@@ -41,18 +71,19 @@ class Request:
     files: tuple[Path, ...]
     out: Path | None
 
-    def check(self) -> None:
+    def check(self, *, memory: bool) -> None:
         """Raises `InfiniError` for what can be known to be wrong before the model is loaded."""
         from infini_attention.data.text import check_text
 
-        if self.files and self.haystack != "book":
+        check_memory(self.options, off=not memory)
+        if self.files and "book" not in self.haystack:
             raise ConfigError("--haystack-file is the text of --haystack book; give both")
         for path in self.files:
             check_text(path)
         check_folder(self.out)
 
     def open_model(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        return replace(self.options, source=self.source).open()
+        return self._opened.open()
 
     def open_haystack(self, tokenizer: "PreTrainedTokenizerBase") -> "Haystack":
         from infini_attention.data.haystack import Haystack
@@ -62,31 +93,47 @@ class Request:
         return Haystack.book(tokenizer, self.files or [book_path()])
 
     @property
+    def _opened(self) -> common.ModelOptions:
+        return replace(self.options, source=self.source)
+
+    @property
     def source(self) -> str:
         return self.options.source or common.DEFAULT_MODEL
 
-    def run(self, task: "Task", model: "PreTrainedModel", *, axis: str, **settings: Any) -> dict[str, Any]:
+    def run(
+        self,
+        task: "Task",
+        model: "PreTrainedModel",
+        *,
+        axis: str,
+        summarize: "Callable[[Sequence[Record], str], Record] | None" = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         """The figures of a task; with `out`, its files are there afterwards. Ctrl-C keeps the finished cells.
 
         Args:
             task: what to ask.
             model: whom to ask.
             axis: what tells cells of one length apart.
+            summarize: makes figures of the records; None means the one for exact answers.
             settings: of the task, for the result.
         """
         from infini_attention.environment import environment
         from infini_attention.evaluation.journal import Journal
         from infini_attention.evaluation.runner import run
         from infini_attention.evaluation.stream import subject_of
-        from infini_attention.evaluation.summary import summarize
+        from infini_attention.evaluation.summary import summarize as summarize_exact
 
         subject = subject_of(model)
+        note_length(model, max(cell["length"] for cell in task.cells()))
         journal = Journal(None if self.out is None else self.out / f"{task.name}.jsonl")
         with SampleProgress(task.name) as progress:
             records = run(task, subject, journal, on_sample=progress.show)
-        result = {"task": task.name, "model": self.source, "lengths": sorted({cell["length"] for cell in records})}
-        result |= settings | {"haystack": self.haystack, "seed": task.seed, **subject.about}
-        result |= summarize(records, axis) | environment()
+        result: dict[str, Any] = {"task": task.name, "model": self.source}
+        result |= {"adapter": self._opened.used_adapter() or None}
+        result |= {"lengths": sorted({cell["length"] for cell in records}), **settings}
+        result |= {"haystack": self.haystack, "seed": task.seed, **subject.about}
+        result |= (summarize or summarize_exact)(records, axis) | environment()
         if self.out is not None:
             try:
                 self._write(result, axis)
@@ -100,6 +147,7 @@ class Request:
 
         assert self.out is not None
         parts = [result["task"], self.haystack]
+        parts += ["full-attention"] if result["attention"] == "full" else []
         parts += ["memory-off"] if result["memory"] == "off" else []
         parts += ["no-needle"] if result.get("needle") is False else []
         picture = self.out / f"{'-'.join(parts)}.png"
@@ -116,8 +164,8 @@ class Request:
         if as_json:
             common.emit(result, as_json=True)
             return
-        names = ("task", "model", "haystack", "memory", "accuracy", "interval", "samples", "outside_window_share")
-        shown = {name: result[name] for name in (*names, "state_bytes", "seconds")}
+        names = ("task", "model", "attention", "haystack", "memory", "accuracy", "interval", "samples")
+        shown = {name: result[name] for name in (*names, "outside_window_share", "state_bytes", "seconds")}
         shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
         shown["worst_cell"] = ", ".join(f"{name} {round(value, 4):,}" for name, value in result["worst_cell"].items())
         common.emit(shown, as_json=False)

@@ -49,6 +49,7 @@ def run(
     encoding: Annotated[str, typer.Option("--encoding", help="Of the text.")] = "utf-8",
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
+    adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
     force: common.Force = False,
@@ -70,10 +71,11 @@ def run(
             raise InputError(f"{output} is a directory; expected the name of a session file")
     sizes = [None if name == STDIN else check_text(Path(name), encoding) for name in files]
     total = None if None in sizes else sum(size for size in sizes if size)
-    stream = common.open_session(common.ModelOptions(model, segment_size, rule, dtype, device), session)
+    options = common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter)
+    stream = common.open_session(options, session)
     result = read_with_progress(
         stream,
-        _blocks(files, encoding),
+        blocks_of(files, encoding),
         total,
         chunk_size=chunk_size,
         scored=score,
@@ -96,7 +98,7 @@ def read_with_progress(
     What was read before a bad byte in a pipe, or before the key, is kept in `stream`.
     """
     before, start, interrupted, pace = stream.stats, time.perf_counter(), False, Pace()
-    with ReadProgress(total_bytes) as progress, _sigterm_as_interrupt():
+    with ReadProgress(total_bytes) as progress, sigterm_as_interrupt():
         try:
             for stats in stream.read_steps(blocks, **options):
                 seconds, tokens = time.perf_counter() - start, stats.tokens_read - before.tokens_read
@@ -113,6 +115,7 @@ def read_with_progress(
     tokens = stream.stats.tokens_read - before.tokens_read
     return {
         "model": stream.name,
+        "adapter": stream.adapter or None,
         "tokens_read": tokens,
         "tokens_seen": stream.stats.tokens_read,
         "seconds": round(seconds, 3),
@@ -131,7 +134,7 @@ def read_with_progress(
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """A job that is asked to end keeps its session, as one that is interrupted does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -140,7 +143,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _blocks(files: list[str], encoding: str) -> Iterator[str]:
+def blocks_of(files: list[str], encoding: str) -> Iterator[str]:
+    """The text of files, one after the other."""
     for name in files:
         if name == STDIN:
             yield from read_blocks(sys.stdin.buffer, encoding)

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -70,3 +71,23 @@ class Haystack:
             out[done : done + len(part)] = part
             done, start = done + len(part), 0
         return out
+
+
+def sentence_ends(tokenizer: PreTrainedTokenizerBase, filler: Tensor, count: int, rng: random.Random) -> list[int]:
+    """Places in `filler [N]` for `count` needles, in order: behind sentences, all of them equally likely.
+
+    In short filler, several may stand behind the same sentence; anywhere where there is none.
+    """
+    places = (torch.isin(filler, _sentence_end_tokens(tokenizer)).nonzero().flatten() + 1).tolist()
+    if len(places) < count:
+        return sorted(rng.choices(places or range(len(filler) + 1), k=count))
+    return sorted(rng.sample(places, count))
+
+
+@lru_cache(maxsize=8)
+def _sentence_end_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    texts = ((token, str(tokenizer.decode([token]))) for token in range(len(tokenizer)))
+    return torch.tensor(
+        [token for token, text in texts if text.rstrip().rstrip("\"'\u201d\u2019)").endswith((".", "!", "?"))],
+        dtype=torch.int64,
+    )

@@ -46,13 +46,14 @@ class RecallSample:
     questions: tuple[Span, ...] = ()
     sources: tuple[Span | None, ...] = ()
 
-    def outside_window(self, segment_size: int) -> list[bool]:
+    def outside_window(self, segment_size: int | None) -> list[bool]:
         """Per question: whether its needle ended before the segment began in which the question begins.
 
-        Only then is the answer out of the sight of local attention, and a right one comes from the memory.
+        Only then is the answer out of the sight of local attention, and a right one comes from the memory. Without
+        segments (None) attention sees everything.
         """
         return [
-            source is not None and source[1] <= question[0] // segment_size * segment_size
+            segment_size is not None and source is not None and source[1] <= question[0] // segment_size * segment_size
             for source, question in zip(self.sources, self.questions, strict=True)
         ]
 

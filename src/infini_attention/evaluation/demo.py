@@ -71,7 +71,7 @@ def read_and_ask(
     """
     ids, stream = sample.token_ids[None], subject.open_stream()
     [(question, _)], [(start, stop)] = sample.questions, sample.answers
-    piece_size = max(1, PIECE_TOKENS // subject.segment_size) * subject.segment_size
+    piece_size = max(1, PIECE_TOKENS // subject.unit) * subject.unit
     done, seconds, begun = 0, 0.0, time.perf_counter()
     for piece in ids[:, :question].split(piece_size, dim=1):
         stream.read(piece)

@@ -11,6 +11,8 @@ from infini_attention.data.names import TEST_NAMES
 from infini_attention.data.recall import RecallSample, named_keys
 from infini_attention.data.seeds import evaluation_rng
 from infini_attention.evaluation.passkey import check_counts
+from infini_attention.evaluation.recall import Outcome, recall
+from infini_attention.evaluation.stream import Stream
 
 PROTOCOL = 1
 
@@ -68,6 +70,9 @@ class KeysTask:
         rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, keys, index)
         counts: dict[str, Any] = self._counts(keys)
         return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, names=TEST_NAMES, **counts)
+
+    def ask(self, stream: Stream, samples: Sequence[RecallSample], *, start: int, piece_size: int) -> Outcome:
+        return recall(stream, samples, start=start, memory=self.memory, piece_size=piece_size)
 
     def _counts(self, keys: int) -> dict[str, int]:
         return {"questions": min(self.questions, keys), "rewritten": min(self.rewritten, keys)}

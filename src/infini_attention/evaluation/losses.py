@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from infini_attention.evaluation.stream import FullAttentionStream
 from infini_attention.models import InfiniCache
-from infini_attention.models.scoring import score
+from infini_attention.models.scoring import POSITIONS, score
 
 PIECE_TOKENS = 4096  # read at a time; changes no result
 
@@ -40,6 +42,22 @@ def token_losses(
         hidden = _read(model, ids[:piece_size], cache, size)
         losses.append(score(model, hidden[: len(ids) - 1], ids[1:]).cpu().double())
         on_piece(min(start + piece_size, len(token_ids)))
+    return torch.cat(losses)
+
+
+def full_attention_losses(
+    stream: FullAttentionStream, token_ids: Tensor, *, on_piece: Callable[[int], None] = lambda done: None
+) -> Tensor:
+    """`token_losses` of a plain causal model, whose full key-value cache `stream` keeps.
+
+    It is asked for its logits, which each family makes in its own way, at as many positions as fit.
+    """
+    losses = [torch.zeros(1, dtype=torch.float64)]
+    for start in range(0, len(token_ids), POSITIONS):
+        ids = token_ids[start : start + POSITIONS + 1].to(torch.int64)
+        logits = stream.logits(ids[None, :POSITIONS])[0, : len(ids) - 1]
+        losses.append(F.cross_entropy(logits, ids[1:].to(logits.device), reduction="none").cpu().double())
+        on_piece(min(start + POSITIONS, len(token_ids)))
     return torch.cat(losses)
 
 

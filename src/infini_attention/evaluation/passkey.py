@@ -10,6 +10,8 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.recall import RecallSample, passkey
 from infini_attention.data.seeds import evaluation_rng
 from infini_attention.errors import ConfigError
+from infini_attention.evaluation.recall import Outcome, recall
+from infini_attention.evaluation.stream import Stream
 
 PROTOCOL = 2  # counts up when samples change, so that old records are not taken for new ones
 
@@ -71,6 +73,9 @@ class PasskeyTask:
         rng, text_rng = evaluation_rng(*place, depth, index), evaluation_rng(*place, index)
         options: dict[str, Any] = {"depth": depth, "with_needle": self.with_needle, "text_rng": text_rng}
         return passkey(self.tokenizer, length, rng, self.haystack, **options)
+
+    def ask(self, stream: Stream, samples: Sequence[RecallSample], *, start: int, piece_size: int) -> Outcome:
+        return recall(stream, samples, start=start, memory=self.memory, piece_size=piece_size)
 
 
 def check_counts(**counts: int | tuple[int, ...]) -> None:

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 _COLOURS = {"on": "tab:green", "off": "tab:red", "difference": "tab:blue"}
 
 
-def position_curve(positions: Sequence[Record], path: Path, *, title: str) -> None:
+def position_curve(positions: Sequence[Record], path: Path, *, title: str, full_attention: bool = False) -> None:
     """Writes `position_figure` as a PNG. Raises `ConfigError` where matplotlib is not installed."""
-    position_figure(positions, title=title).savefig(path, format="png")
+    position_figure(positions, title=title, full_attention=full_attention).savefig(path, format="png")
 
 
-def position_figure(positions: Sequence[Record], *, title: str = "") -> "Figure":
+def position_figure(positions: Sequence[Record], *, title: str = "", full_attention: bool = False) -> "Figure":
     """Bits per byte by place in the stream (log), with the memory on and off; below them, if there are both, on - off.
 
     Args:
         positions: of `summarize`, one per bin; the bars are one standard error up and down.
         title: above it.
+        full_attention: whether this is a plain model, which has no memory to be on.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -38,7 +39,7 @@ def position_figure(positions: Sequence[Record], *, title: str = "") -> "Figure"
     fields = figure.subplots(len(groups), squeeze=False, sharex=True)[:, 0]
     for axes, names in zip(fields, groups, strict=True):
         for name in names:
-            label = "on - off" if name == "difference" else f"memory {name}"
+            label = "on - off" if name == "difference" else "full attention" if full_attention else f"memory {name}"
             bins = [place for place in positions if place[name] is not None]
             axes.errorbar(
                 [_middle(place) for place in bins],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from infini_attention.evaluation.journal import Record
-from infini_attention.evaluation.perplexity import MODES
+from infini_attention.evaluation.perplexity import BLOCK_TOKENS, MODES
 from infini_attention.evaluation.stats import batch_means
 from infini_attention.evaluation.texts import Text
 
@@ -36,8 +36,10 @@ def summarize(texts: Sequence[Text], records: Sequence[Record]) -> Record:
         positions, state_bytes, full_kv_bytes (of the longest text), seconds, and what the records say about the model.
     """
     about = {name: records[0][name] for name in ("fingerprint", "rule", "segment_size")}
+    about["attention"] = records[0].get("attention", "infini")  # there was no other one in the first records
     by_text = [[record for record in records if record["digest"] == text.digest] for text in texts]
     tables = [_columns(of_text) for of_text in by_text]
+    longest = max(len(text.token_ids) for text in texts)
     files = [
         {"file": text.name, "digest": text.digest, **_figures([table], of_text)}
         for text, table, of_text in zip(texts, tables, by_text, strict=True)
@@ -45,7 +47,7 @@ def summarize(texts: Sequence[Text], records: Sequence[Record]) -> Record:
     return {
         "files": files,
         **_figures(tables, records),
-        "positions": positions(tables, about["segment_size"], max(len(text.token_ids) for text in texts)),
+        "positions": positions(tables, about["segment_size"] or BLOCK_TOKENS, longest),
         "state_bytes": max(record["state_bytes"] for record in records),
         "full_kv_bytes": max(record["full_kv_bytes"] for record in records),
         "seconds": round(sum(record["seconds"] for record in records), 3),
@@ -61,7 +63,7 @@ def positions(tables: Sequence[Columns], segment_size: int, longest: int) -> lis
 
     Args:
         tables: one per text.
-        segment_size: in tokens.
+        segment_size: in tokens; or of the blocks that stand for segments.
         longest: tokens of the longest text.
     """
     bins, first, segments = [], 0, max(len(table["tokens"]) for table in tables)

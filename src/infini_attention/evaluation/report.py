@@ -23,7 +23,7 @@ def recall_figure(records: Sequence[Record], *, axis: str, title: str = "") -> "
 
     Args:
         records: one per cell.
-        axis: `depth` or `keys`.
+        axis: `depth`, `keys` or `subtask`.
         title: above it.
 
     Raises:
@@ -53,7 +53,8 @@ def recall_figure(records: Sequence[Record], *, axis: str, title: str = "") -> "
     axes.set_yticks(range(0, len(rows), step), [f"{row:.0%}" if axis == "depth" else str(row) for row in rows[::step]])
     axes.invert_yaxis()  # the beginning of the text stands at the top
     axes.set(xlabel="length (tokens)", ylabel="depth of the needle" if axis == "depth" else axis, title=title)
-    figure.colorbar(field, ax=axes, label="exact answers", format="{x:.0%}")
+    label = "expected strings written" if axis == "subtask" else "exact answers"
+    figure.colorbar(field, ax=axes, label=label, format="{x:.0%}")
     return figure
 
 

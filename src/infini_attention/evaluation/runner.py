@@ -11,8 +11,8 @@ from torch import Tensor
 
 from infini_attention.data.recall import RecallSample
 from infini_attention.evaluation.journal import Journal, Record
-from infini_attention.evaluation.recall import recall
-from infini_attention.evaluation.stream import Subject
+from infini_attention.evaluation.recall import Outcome
+from infini_attention.evaluation.stream import Stream, Subject
 from infini_attention.evaluation.trunk import Trunk
 
 PIECE_TOKENS = 4096  # read at a time, over all rows of a batch: what stays in a processor's cache
@@ -25,7 +25,6 @@ class Task(Protocol):
         name: of the task.
         samples: per cell.
         seed: of all samples.
-        memory: False empties the memory before each question.
     """
 
     name: ClassVar[str]
@@ -35,9 +34,6 @@ class Task(Protocol):
 
     @property
     def samples(self) -> int: ...
-
-    @property
-    def memory(self) -> bool: ...
 
     def cells(self) -> Sequence[dict[str, Any]]:
         """What tells the cells apart, each with its `length` in tokens; short ones first."""
@@ -49,6 +45,10 @@ class Task(Protocol):
 
     def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
         """Sample `index` of a cell: always the same."""
+        ...
+
+    def ask(self, stream: Stream, samples: Sequence[Any], *, start: int, piece_size: int) -> Outcome:
+        """Reads samples whose questions stand at the same places, and asks; `stream` has read `start` tokens."""
         ...
 
 
@@ -75,20 +75,29 @@ def run(
     done = tokens = 0
     drawn = ([task.sample(cell, index) for index in range(task.samples)] for _, cell in due)
     for (key, _), (samples, following) in zip(due, pairwise(chain(drawn, [[]])), strict=True):
-        start, hits, nbytes = time.perf_counter(), 0, 0
-        for rows in _batches(samples, max(1, piece_tokens // subject.segment_size)):
+        start, hits, nbytes = time.perf_counter(), torch.zeros(len(samples), dtype=torch.int64), 0
+        # A row of full attention keeps all of its text: there are as many rows as texts in a piece.
+        row_tokens = subject.segment_size or len(samples[0].token_ids)
+        for rows in _batches(samples, max(1, piece_tokens // row_tokens)):
             batch = [samples[row] for row in rows]
             after = _stack([following[row] for row in rows]) if following else None
-            piece_size = max(1, piece_tokens // len(batch) // subject.segment_size) * subject.segment_size
+            piece_size = max(1, piece_tokens // len(batch) // subject.unit) * subject.unit
             stream, place = trunk.branch(_stack(batch), after, batch[0].questions[0][0], piece_size)
-            outcome = recall(stream, batch, start=place, memory=task.memory, piece_size=piece_size)
-            hits, nbytes = hits + int(outcome.hits.sum()), outcome.nbytes
+            outcome = task.ask(stream, batch, start=place, piece_size=piece_size)
+            hits[rows], nbytes = outcome.hits.sum(1), outcome.nbytes
             done, tokens = done + len(batch), tokens + sum(len(sample.token_ids) for sample in batch)
             on_sample(done, len(due) * task.samples, tokens)
         outside = [far for sample in samples for far in sample.outside_window(subject.segment_size)]
-        answers = {"hits": hits, "answers": len(outside), "exact": hits / len(outside), "outside_window": sum(outside)}
-        seconds = round(time.perf_counter() - start, 3)
-        journal.append(key | answers | {"state_bytes": nbytes, "seconds": seconds} | subject.about)
+        record = {
+            "hits": int(hits.sum()),
+            "answers": len(outside),
+            "exact": int(hits.sum()) / len(outside),
+            "sample_hits": hits.tolist(),
+            "outside_window": sum(outside),
+            "state_bytes": nbytes,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        journal.append(key | record | subject.about)
     found = [journal.find(key) for key, _ in cells]
     return [record for record in found if record is not None]
 

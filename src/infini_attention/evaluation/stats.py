@@ -1,6 +1,8 @@
 """How sure a share is, and a mean."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -20,6 +22,11 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     low = 0.0 if hits == 0 else centre - half  # rounding would leave 1e-17
     return low, 1.0 if hits == trials else centre + half
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values: their standard deviation over the root of their number; None for one alone."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def batch_means(sums: Tensor, sizes: Tensor) -> tuple[float | None, float | None]:

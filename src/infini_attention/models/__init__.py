@@ -1,5 +1,6 @@
 """Infini-attention inside Hugging Face models: the only place that imports Transformers' model code."""
 
+from infini_attention.models.adapter import apply_adapter, read_adapter_header, save_adapter
 from infini_attention.models.cache import InfiniCache
 from infini_attention.models.config import InfiniSettings
 from infini_attention.models.conversion import convert
@@ -12,7 +13,10 @@ __all__ = [
     "InfiniLlamaForCausalLM",
     "InfiniLlamaModel",
     "InfiniSettings",
+    "apply_adapter",
     "convert",
     "load_model",
     "load_tokenizer",
+    "read_adapter_header",
+    "save_adapter",
 ]

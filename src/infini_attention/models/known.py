@@ -52,3 +52,8 @@ def builtin_path() -> Path:
 def pulled_path(name: str) -> Path:
     """The folder of a pulled model. It exists only if the model was pulled."""
     return cache_dir() / "models" / name
+
+
+def shipped_adapter_path(name: str) -> Path:
+    """The adapter that comes with this package for a known model. It need not exist."""
+    return Path(__file__).parent / "adapters" / f"{name}.safetensors"

@@ -1,6 +1,6 @@
 """From what a user names to a model: a directory, a hub id, a GGUF file, the name of a pulled model, or `builtin`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,49 +10,106 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from infini_attention.errors import InfiniError, ModelError
+from infini_attention.errors import ConfigError, InfiniError, ModelError
+from infini_attention.models.adapter import apply_adapter, read_adapter_header
 from infini_attention.models.conversion import check_convertible, convert
-from infini_attention.models.known import BUILTIN, KNOWN, builtin_path, pulled_path
+from infini_attention.models.known import BUILTIN, KNOWN, builtin_path, pulled_path, shipped_adapter_path
 
 GGUF_MAGIC = b"GGUF"
+NO_ADAPTER = "none"
 
 
 def load_model(
     source: str | Path,
+    adapter: str | Path | None = None,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     **settings: Any,
 ) -> PreTrainedModel:
-    """Loads an Infini model, or loads a base model and converts it on the fly.
+    """Loads an Infini model, or loads a base model and gives it a memory: an adapter's, or a new one by `convert`.
 
     Args:
         source: a directory, a .gguf file, the name of a pulled model, a hub id, or `builtin`.
+        adapter: the file of an adapter for this base model, or `none`; None means what `find_adapter` finds.
         dtype: of the weights; None keeps what was saved.
         device: where to put it; None means the CPU.
-        settings: of `convert`, for a base model only.
+        settings: of `convert`, for a base model only; beside an adapter, `segment_size` alone.
 
     Raises:
-        ModelError: nothing there, a damaged file, an unsupported family.
+        ModelError: nothing there, a damaged file, an unsupported family, an adapter for another model.
+        ConfigError: a setting that the adapter brings with it, or one that cannot work.
     """
+    name, found = resolve(source), find_adapter(source, adapter, settings)
+    if found is not None:
+        read_adapter_header(found)  # before the weights are read
+    if not (isinstance(name, Path) and name.suffix == ".gguf"):
+        config = _from_pretrained(AutoConfig, name)
+        if not hasattr(config, "infini"):
+            check_convertible(config)  # before the weights are read
+        elif found is not None:
+            raise ModelError(f"{source} is an Infini model already, with a memory of its own: it takes no adapter")
+        elif settings:
+            raise ModelError(f"{source} is an Infini model already: its {', '.join(settings)} cannot be set again")
+    model = _load(source, dtype, device)
+    if hasattr(model.config, "infini"):
+        return model
+    return convert(model, **settings).eval() if found is None else apply_adapter(model, found, **settings)
+
+
+def find_adapter(source: str | Path, adapter: str | Path | None = None, settings: Iterable[str] = ()) -> Path | None:
+    """The adapter's file that `load_model` uses, or None.
+
+    Unless one is named, it is the one that comes with this package for a known model; that one is left out where other
+    settings are asked for than a segment size.
+
+    Raises:
+        ConfigError: such settings beside an adapter that is named.
+    """
+    others = sorted({*settings} - {"segment_size"})
+    if adapter == NO_ADAPTER:
+        return None
+    if adapter is None:
+        shipped = shipped_adapter_path(str(source))
+        known = str(source) in KNOWN and resolve(source) == pulled_path(str(source)) and shipped.is_file()
+        return shipped if known and not others else None
+    if others:
+        raise ConfigError(
+            f"{', '.join(others)} cannot be set beside {adapter}, which brings its own: leave out one or the other"
+        )
+    return Path(adapter).expanduser()
+
+
+def load_base(
+    source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> PreTrainedModel:
+    """Loads a causal language model as it is, of any family, and converts nothing.
+
+    Args:
+        source, dtype, device: as for `load_model`.
+
+    Raises:
+        ModelError: nothing there, a damaged file, or an Infini model, which is none.
+    """
+    if is_infini(source):
+        raise ModelError(f"{source} is an Infini model: it has no full attention; name the base model that it was")
+    return _load(source, dtype, device)
+
+
+def _load(source: str | Path, dtype: torch.dtype | None, device: torch.device | str | None) -> PreTrainedModel:
+    """What is saved there, an Infini model or a base model."""
     name = resolve(source)
     if isinstance(name, Path) and name.suffix == ".gguf":
         model = load_gguf(name)
         if dtype is not None:
             model = model.to(dtype)  # type: ignore[arg-type]
     else:
-        config = _from_pretrained(AutoConfig, name)
-        if not hasattr(config, "infini"):
-            check_convertible(config)  # before the weights are read
-        elif settings:
-            raise ModelError(f"{source} is an Infini model already: its {', '.join(settings)} cannot be set again")
         # never pickle
         options = {"dtype": "auto" if dtype is None else dtype, "use_safetensors": True, "output_loading_info": True}
         model, info = _from_pretrained(AutoModelForCausalLM, name, **options)
         if info["missing_keys"]:  # Transformers would leave them random
             raise ModelError(f"{source} lacks weights: {', '.join(sorted(info['missing_keys']))}; fetch it again")
-    model = model.to(device or "cpu").eval()  # type: ignore[arg-type]
-    return model if hasattr(model.config, "infini") else convert(model, **settings).eval()
+    return model.to(device or "cpu").eval()  # type: ignore[arg-type]
 
 
 def is_infini(source: str | Path) -> bool:

@@ -34,6 +34,8 @@ class SnapshotHeader:
         settings: the model's `config.infini`, to convert a base model alike.
         stats: what was read.
         digest_chain, digest_pending: see `TokenDigest`.
+        turns: messages of a chat that were replied to.
+        adapter: that gave the model its memory: a file, `default` for the one that comes with this package, or nothing.
     """
 
     model: str
@@ -42,6 +44,8 @@ class SnapshotHeader:
     stats: ReadStats
     digest_chain: str
     digest_pending: list[int]
+    turns: int = 0
+    adapter: str = ""
 
 
 def save_snapshot(path: Path, header: SnapshotHeader, states: tuple[InfiniState, ...], logits: Tensor) -> None:

@@ -16,13 +16,15 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from infini_attention.data.documents import Documents, dataset_texts, file_texts
+from infini_attention.data.facts import facts
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES, made_up_names
 from infini_attention.data.recall import RecallSample, named_keys, passkey
 from infini_attention.data.seeds import training_rng
 from infini_attention.errors import ConfigError, InputError
-from infini_attention.models import InfiniLlamaConfig
-from infini_attention.training.recipe import Mixture, Recipe
+from infini_attention.models import InfiniSettings
+from infini_attention.training.entries import Mixture
+from infini_attention.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ MADE_UP_NAMES = 2000
 class RecipeBatches(IterableDataset):
     """Batches `{"input_ids": [N, T] int64, "answers": [N, T] int8}`, all rows of a batch equally long.
 
-    `answers` is 0 for plain text, `IN_WINDOW` for an answer, and `OUTSIDE` for one that only the memory can know.
+    `answers` is 0 for plain text, `IN_WINDOW` for an answer, and `OUTSIDE` for one that only the memory can know. Where
+    the recipe names segment sizes, `segment_size` (a number) is the one that this batch is to be read with.
 
     Args:
         recipe: of the run.
@@ -50,7 +53,7 @@ class RecipeBatches(IterableDataset):
 
     def __post_init__(self) -> None:
         self.filler = Haystack.repeat(self.tokenizer)
-        self.segment_size = InfiniLlamaConfig(**self.recipe.model).infini_settings.segment_size
+        self.segment_size = InfiniSettings.from_dict(self.recipe.model.get("infini") or {}).segment_size
         self.made_up = made_up_names(MADE_UP_NAMES, random.Random(0))
         self.documents = read_documents(self.recipe, self.tokenizer)
         self.books = None if self.documents is None else Haystack.across(self.documents)
@@ -68,17 +71,21 @@ class RecipeBatches(IterableDataset):
             stage = rng.randrange(stage)
         length, mixture = recipe.curriculum[stage].length, recipe.mixture_of(stage)
         samples = [self._sample(length, mixture, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
+        # The last of all draws: it leaves the samples as they are.
+        segment_size = rng.choice(recipe.data.segment_sizes) if recipe.data.segment_sizes else self.segment_size
         answers = torch.zeros(len(samples), length, dtype=torch.int8)
         for row, sample in enumerate(samples):
-            for (start, stop), outside in zip(sample.answers, sample.outside_window(self.segment_size), strict=True):
+            for (start, stop), outside in zip(sample.answers, sample.outside_window(segment_size), strict=True):
                 answers[row, start:stop] = OUTSIDE if outside else IN_WINDOW
-        return {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
+        batch = {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
+        return batch | {"segment_size": torch.tensor(segment_size)} if recipe.data.segment_sizes else batch
 
     def _sample(self, length: int, mixture: Mixture, rng: random.Random) -> RecallSample:
         tasks: dict[str, Callable[[int, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
             "text": self._text,
+            "facts": self._facts,
         }
         shares = mixture.model_dump()
         return tasks[rng.choices(list(shares), list(shares.values()))[0]](length, rng)
@@ -103,6 +110,19 @@ class RecipeBatches(IterableDataset):
                 if count == 1 and not twice:
                     raise
                 count, twice = max(1, count // 2), twice and count > 1
+
+    def _facts(self, length: int, rng: random.Random) -> RecallSample:
+        """A power of two of facts, at most `max_keys` and as many as fit."""
+        haystack, data = self._haystack(rng), self.recipe.data
+        count = 2 ** rng.randrange(data.max_keys.bit_length())
+        while True:
+            try:
+                questions = min(count, data.questions)
+                return facts(self.tokenizer, length, rng, haystack, count=count, questions=questions)
+            except InputError:  # too short for so much
+                if count == 1:
+                    raise
+                count //= 2
 
     def _text(self, length: int, rng: random.Random) -> RecallSample:
         assert self.documents is not None

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from infini_attention.training.recipe import Optimizer
+from infini_attention.training.entries import Optimizer
 
 
 def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:

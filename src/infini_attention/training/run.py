@@ -15,9 +15,11 @@ from infini_attention.data.vocabulary import byte_tokenizer, train_tokenizer
 from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
+from infini_attention.training.adapting import AdapterTrainer, adapted_model, trained, write_adapter
 from infini_attention.training.batches import RecipeBatches, book_files
+from infini_attention.training.entries import Tokenizer
 from infini_attention.training.log import RunLog
-from infini_attention.training.recipe import Recipe, Tokenizer
+from infini_attention.training.recipe import Recipe
 from infini_attention.training.starts import look_back
 from infini_attention.training.trainer import InfiniTrainer
 from infini_attention.training.watch import watched
@@ -29,8 +31,8 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "traine
 CHECKPOINTS_KEPT = 2
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] | None:
-    """Trains to the end of the curriculum; the model lies in `out / "model"` then.
+def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | None = None) -> dict[str, Any] | None:
+    """Trains to the end of the curriculum; the model lies in `out / "model"` then, or the adapter in its file.
 
     Several processes (`torchrun`, `accelerate launch`) train one model: each reads samples of its own, the gradients
     are averaged, and the first one writes.
@@ -39,12 +41,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] 
         recipe: what to do.
         out: folder of the run: checkpoints, TensorBoard log, `log.jsonl`.
         resume: go on from the last whole checkpoint in `out`; without one, start.
+        adapter: the file to write for a recipe with a base; None means `out / "adapter.safetensors"`.
 
     Returns:
         Figures of the run; None in the processes beside the first.
 
     Raises:
         ConfigError: a run is in `out` already, the recipe does not fit, or the processes do not see the same.
+        ModelError: the base cannot be loaded, or the adapter cannot be written.
     """
     arguments = training_arguments(recipe, out)  # joins the processes
     checkpoint = last_checkpoint(out)
@@ -54,7 +58,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] 
         )
     set_seed(recipe.seed)
     tokenizer = recipe_tokenizer(recipe)
-    model = new_model(recipe, tokenizer)
+    model: Any = adapted_model(recipe, tokenizer) if recipe.base else new_model(recipe, tokenizer)
     start = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     before = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else arguments.world_size
     if before != arguments.world_size and arguments.process_index == 0:
@@ -71,7 +75,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] 
     )
     with watched(model) as watch:
         log = RunLog(out)
-        trainer = InfiniTrainer(
+        trainer = (AdapterTrainer if recipe.base else InfiniTrainer)(
             recipe,
             watch,
             model=model,
@@ -95,10 +99,16 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, Any] 
         "documents": None if batches.documents is None else batches.documents.digest,
         "last": log.last,
         **environment(),
-        "model": str(out / "model"),
     }
-    model.config.use_cache = True  # the Trainer has no use for one; those who read have
-    trainer.save_model(str(out / "model"))
+    if recipe.base:
+        path = adapter or out / "adapter.safetensors"
+        result |= {"base": recipe.base, "trained_parameters": sum(p.numel() for p in trained(model).values())}
+        write_adapter(model, path, recipe, result)
+        result["adapter"] = str(path)
+    else:
+        model.config.use_cache = True  # the Trainer has no use for one; those who read have
+        trainer.save_model(str(out / "model"))
+        result["model"] = str(out / "model")
     (out / "result.json").write_text(json.dumps(result, indent=1))
     return result
 

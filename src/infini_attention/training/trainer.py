@@ -1,9 +1,10 @@
 """Hugging Face's Trainer with the loss, the parameter groups and the log of a recipe."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -14,20 +15,12 @@ from infini_attention.errors import ConfigError
 from infini_attention.training.batches import OUTSIDE
 from infini_attention.training.groups import parameter_groups
 from infini_attention.training.recipe import Recipe
+from infini_attention.training.rows import Counts, Rows, count_tokens, split_rows
+from infini_attention.training.tally import Tally
 from infini_attention.training.watch import MemoryWatch
 
-# Rows that make up so many tokens go through the model together: more of them fall out of a processor's cache.
-ROWS_TOKENS = 2048
 # A gate that has moved less than this has learnt nothing.
 STUCK_DISTANCE = 0.05
-
-
-class Counts(NamedTuple):
-    """Of a whole batch: tokens of answers, other tokens, rows."""
-
-    answers: int
-    text: int
-    rows: int
 
 
 class InfiniTrainer(Trainer):
@@ -45,8 +38,7 @@ class InfiniTrainer(Trainer):
         self.train_dataset: IterableDataset
         self.recipe, self.watch = recipe, watch
         self.gate_starts = {name: p.detach().clone() for name, p in _gates(self.model)}
-        self.sums: dict[str, float] = {}
-        self.counted = self.recalled = self.asked = 0
+        self.tally = Tally()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -64,7 +56,8 @@ class InfiniTrainer(Trainer):
         model.train()
         inputs = self._prepare_inputs(inputs)
         if self.args.world_size == 1:
-            return self._backward(model, inputs)
+            with self._segments(inputs):
+                return self._backward(model, inputs)
         if not isinstance(model, DistributedDataParallel):
             raise ConfigError(
                 f"processes train whole models on batches of their own; got {self.accelerator.distributed_type.value}, "
@@ -73,24 +66,36 @@ class InfiniTrainer(Trainer):
         # Samples of an earlier stage are shorter, so the processes run through different numbers of pieces: each one's
         # gradients are exchanged once, when it has them all, and not at each backward pass. The order of the sums is
         # the same in every step, also in the first one after a resume.
-        with model.no_sync():
+        with model.no_sync(), self._segments(inputs):
             total = self._backward(model, inputs)
         _average_gradients(model)
         return total
 
+    @contextmanager
+    def _segments(self, inputs: dict[str, Tensor]) -> Iterator[None]:
+        """Inside, the model has the segment size of this batch, if it names one."""
+        if "segment_size" not in inputs:
+            yield
+            return
+        config: Any = self.model.config
+        own = config.infini
+        config.infini = own | {"segment_size": int(inputs["segment_size"])}
+        try:
+            yield
+        finally:
+            config.infini = own
+
     def _backward(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """A few rows at a time, which changes nothing but the speed; the gradients of all rows add up."""
-        ids, answers = inputs["input_ids"], inputs["answers"]
-        rows = max(1, ROWS_TOKENS // ids.shape[1])
-        answer_count = max(1, int((answers > 0).sum()))
-        counts = Counts(answer_count, max(1, answers.numel() - answer_count), len(ids))
-        parts = zip(ids.split(rows), answers.split(rows), strict=True)
-        total = sum((self._backward_rows(model, *part, counts) for part in parts), torch.zeros(()))
-        self.counted += 1
+        parts = split_rows(inputs["input_ids"], inputs["answers"], self.recipe.loss)
+        counts = count_tokens(parts)
+        total = sum((self._backward_rows(model, part, counts) for part in parts), torch.zeros(()))
+        self.tally.close_batch()
         return total
 
-    def _backward_rows(self, model: nn.Module, ids: Tensor, answers: Tensor, counts: Counts) -> Tensor:
+    def _backward_rows(self, model: nn.Module, rows: Rows, counts: Counts) -> Tensor:
         """Full back-propagation through the rows, or through pieces of `bptt_tokens` with the state carried over."""
+        ids, answers, weight = rows
         piece = self.recipe.optimizer.bptt_tokens or ids.shape[1]
         pieces = list(zip(ids.split(piece, 1), answers.split(piece, 1), strict=True))
         cache, total = None, torch.zeros((), device=ids.device)
@@ -99,53 +104,48 @@ class InfiniTrainer(Trainer):
             following = pieces[index + 1] if index + 1 < len(pieces) else (ids[:, :0], answers[:, :0])
             labels = torch.cat((part[:, 1:], following[0][:, :1]), 1)
             asked = torch.cat((marked[:, 1:], following[1][:, :1]), 1)
+            kept: dict[str, Tensor] = {}
+            if not weight:  # logits over a large vocabulary are dear: those before answers will do
+                places = (asked > 0).any(0).nonzero().flatten()
+                labels, asked, kept = labels[:, places], asked[:, places], {"logits_to_keep": places}
             with self.compute_loss_context_manager():
-                out = model(input_ids=part, past_key_values=cache, use_cache=len(pieces) > 1)
-                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, counts, share)
+                out = model(input_ids=part, past_key_values=cache, use_cache=len(pieces) > 1, **kept)
+                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, weight, counts, share)
             self.accelerator.backward(loss)
             total += loss.detach()
             cache = None if out.past_key_values is None else out.past_key_values.detach()
         return total
 
-    def _loss(self, logits: Tensor, labels: Tensor, asked: Tensor, counts: Counts, share: float) -> Tensor:
+    def _loss(
+        self, logits: Tensor, labels: Tensor, asked: Tensor, weight: float, counts: Counts, share: float
+    ) -> Tensor:
         """This part's share of the loss: the mean over all answers, the weighted mean over other tokens, the penalty.
 
-        The means are those of this process's own batch, not of the batches of all processes.
+        The means are those of this process's own batch, not of the batches of all processes. A token of weight 0 does
+        not count in them.
         """
-        weights = self.recipe.loss
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
-        answer = (losses * (asked > 0)).sum() / counts.answers
-        text = (losses * (asked == 0)).sum() / counts.text
-        loss = answer + weights.text * text
+        loss = (losses * (asked > 0)).sum() / counts.answers
+        if (asked > 0).any():
+            self.tally.add(answer_loss=loss.detach())
+        if weight:
+            text = (losses * (asked == 0)).sum() / counts.text
+            self.tally.add(text_loss=text.detach())
+            loss = loss + weight * text
         written = self.watch.write_strength()
         if written is not None:
+            self.tally.add(write_strength=(written * share).detach())
             loss = loss + self.recipe.write_penalty_at(self.state.global_step) * written * share
-            self._count(write_strength=written * share)
-        self._count(answer_loss=answer, text_loss=text)
         outside = asked == OUTSIDE
-        self.recalled += int(((logits.argmax(-1) == labels) & outside).sum())
-        self.asked += int(outside.sum())
+        hits = int((logits[outside].argmax(-1) == labels[outside]).sum())
+        self.tally.add_hits("recall", hits, int(outside.sum()))
         return loss
 
-    def _count(self, **figures: Tensor) -> None:
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-
-    def _count_everywhere(self) -> None:
-        """Adds up what the processes have counted since the last entry."""
-        counts = gather_object([(self.sums, self.counted, self.recalled, self.asked)])
-        self.sums = {name: sum(sums[name] for sums, *_ in counts) for name in self.sums}
-        self.counted, self.recalled, self.asked = (sum(count[place] for count in counts) for place in (1, 2, 3))
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and self.counted:
-            self._count_everywhere()
-            logs |= {name: value / self.counted for name, value in self.sums.items()} | self.watch.figures()
+        if "loss" in logs and self.tally.totals:
+            logs |= self.tally.means() | self.watch.figures()  # recall: of answers outside the exact window
             logs["length"] = self.recipe.curriculum[self.recipe.stage_at(self.state.global_step - 1)].length
             logs["gates_stuck"] = self._stuck_share()
-            if self.asked:  # outside the exact window
-                logs["recall"] = self.recalled / self.asked
-            self.sums, self.counted, self.recalled, self.asked = {}, 0, 0, 0
         super().log(logs, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:

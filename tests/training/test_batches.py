@@ -1,0 +1,64 @@
+"""The samples of a recipe stay what they were, and a batch can have a segment size of its own."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
+from infini_attention.training.recipe import load_recipe
+from infini_attention.training.run import recipe_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+# What keys.toml reads, but for the corpus and the tokenizer that it trains on it.
+CHANGES = (
+    "tokenizer=bytes",
+    'data.books=["../examples/books/northanger-abbey.txt"]',
+    "data.max_keys=4",
+    "data.questions=2",
+    "curriculum=[{length=640, steps=4}, {length=1024, steps=4}]",
+)
+DIGEST = "e34ea0fdfaa331ad4db924f7bc5d74bcb88cae5aed4628309b09ddc1e1a56b53"
+
+
+def batches(*changes):
+    recipe = load_recipe(RECIPES / "keys.toml", [*CHANGES, *changes])
+    return RecipeBatches(recipe, recipe_tokenizer(recipe), rank=1)
+
+
+def test_the_samples_are_those_that_published_runs_have_read():
+    """A run that goes on after an update of the package must not read others."""
+    source, digest = batches(), hashlib.sha256()
+    for step in range(source.recipe.steps):
+        batch = source.batch(step)
+        assert batch.keys() == {"input_ids", "answers"}
+        digest.update(batch["input_ids"].numpy().tobytes() + batch["answers"].numpy().tobytes())
+    assert digest.hexdigest() == DIGEST
+
+
+def test_segment_sizes_leave_the_samples_alone_and_decide_what_is_out_of_sight():
+    own, varied = batches(), batches("data.segment_sizes=[32, 256]")
+    fixed = {size: batches(f"model.infini.segment_size={size}") for size in (32, 256)}
+    sizes, differ = [], False
+    for step in range(8):
+        batch, before = varied.batch(step), own.batch(step)
+        sizes.append(int(batch["segment_size"]))
+        assert torch.equal(batch["input_ids"], before["input_ids"])
+        assert torch.equal(batch["answers"], fixed[sizes[-1]].batch(step)["answers"])
+        assert torch.equal(batch["answers"] > 0, before["answers"] > 0)
+        differ |= not torch.equal(batch["answers"], before["answers"])
+    assert set(sizes) == {32, 256}
+    assert differ
+    assert [int(varied.batch(step)["segment_size"]) for step in range(8)] == sizes
+    answers = fixed[256].batch(0)["answers"]
+    assert (answers == IN_WINDOW).sum() > (fixed[32].batch(0)["answers"] == IN_WINDOW).sum()
+    assert (answers == OUTSIDE).any()
+
+
+def test_facts_are_asked_about_as_many_as_fit():
+    changes = ("data.mixture={passkey=0, named_keys=0, text=0, facts=1}", "data.max_keys=16", "data.questions=2")
+    source = batches(*changes)
+    answers = [int((row[1:] > row[:-1]).sum()) for row in source.batch(0)["answers"].clamp(max=1)]
+    assert len(answers) == 6 and set(answers) == {1, 2}
+    tight = batches(*changes, "curriculum=[{length=160, steps=1}]").batch(0)["answers"]
+    assert (tight > 0).any(1).all()
