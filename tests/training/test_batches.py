@@ -62,3 +62,13 @@ def test_facts_are_asked_about_as_many_as_fit():
     assert len(answers) == 6 and set(answers) == {1, 2}
     tight = batches(*changes, "curriculum=[{length=160, steps=1}]").batch(0)["answers"]
     assert (tight > 0).any(1).all()
+
+
+def test_a_stage_can_have_needles_near_the_questions():
+    changes = ("data.mixture={passkey=1, named_keys=1, text=0}", "data.max_keys=1", "data.questions=1")
+    shares = {}
+    for near in (0, 1):
+        source = batches(*changes, f"curriculum=[{{length=2048, steps=40, near_share={near}}}]")
+        answers = torch.cat([source.batch(step)["answers"] for step in range(40)])
+        shares[near] = (answers == IN_WINDOW).any(1).float().mean().item()
+    assert shares[0] < 0.2 < 0.3 < shares[1]

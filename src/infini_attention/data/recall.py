@@ -100,6 +100,7 @@ def named_keys(
     questions: int,
     rewritten: int = 0,
     names: Sequence[str] = TRAIN_NAMES,
+    last_depth: float = 0.0,
 ) -> RecallSample:
     """Keys of several people at random places, some of them written again later; questions about some, the latest wins.
 
@@ -109,6 +110,7 @@ def named_keys(
         questions: people who are asked about, in random order.
         rewritten: people whose key is written a second time, with another value.
         names: first names to draw from.
+        last_depth: the last of the needles stands at this share of the filler, or behind it.
 
     Raises:
         InputError: a length that is too small, or counts that do not fit together.
@@ -129,6 +131,7 @@ def named_keys(
         needles.insert(rng.randint(first + 1, len(needles)), (name, latest[name]))
     asked = [(name, latest[name]) for name in rng.sample(people, questions)]
     depths = sorted(rng.random() for _ in needles)
+    depths[-1] = max(depths[-1], last_depth)
     return _sample(tokenizer, length, rng, haystack, (NAMED_NEEDLE, NAMED_QUESTION), needles, asked, depths)
 
 

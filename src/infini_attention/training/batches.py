@@ -23,7 +23,7 @@ from infini_attention.data.recall import RecallSample, named_keys, passkey
 from infini_attention.data.seeds import training_rng
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.models import InfiniSettings
-from infini_attention.training.entries import Mixture
+from infini_attention.training.entries import Stage
 from infini_attention.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ class RecipeBatches(IterableDataset):
         stage = recipe.stage_at(step)
         if stage and rng.random() < recipe.data.earlier_share:
             stage = rng.randrange(stage)
-        length, mixture = recipe.curriculum[stage].length, recipe.mixture_of(stage)
-        samples = [self._sample(length, mixture, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
+        length = recipe.curriculum[stage].length
+        samples = [self._sample(stage, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
         # The last of all draws: it leaves the samples as they are.
         segment_size = rng.choice(recipe.data.segment_sizes) if recipe.data.segment_sizes else self.segment_size
         answers = torch.zeros(len(samples), length, dtype=torch.int8)
@@ -80,53 +80,61 @@ class RecipeBatches(IterableDataset):
         batch = {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
         return batch | {"segment_size": torch.tensor(segment_size)} if recipe.data.segment_sizes else batch
 
-    def _sample(self, length: int, mixture: Mixture, rng: random.Random) -> RecallSample:
-        tasks: dict[str, Callable[[int, random.Random], RecallSample]] = {
+    def _sample(self, stage: int, rng: random.Random) -> RecallSample:
+        tasks: dict[str, Callable[[Stage, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
             "text": self._text,
             "facts": self._facts,
         }
-        shares = mixture.model_dump()
-        return tasks[rng.choices(list(shares), list(shares.values()))[0]](length, rng)
+        shares = self.recipe.mixture_of(stage).model_dump()
+        return tasks[rng.choices(list(shares), list(shares.values()))[0]](self.recipe.curriculum[stage], rng)
+
+    def _near(self, stage: Stage, rng: random.Random) -> float | None:
+        """A depth in the last segment before the questions, if this sample is to have such a needle."""
+        if not stage.near_share or rng.random() >= stage.near_share:
+            return None
+        return 1 - rng.random() * min(1, self.segment_size / stage.length)
 
     def _haystack(self, rng: random.Random) -> Haystack:
         in_book = self.books is not None and rng.random() < self.recipe.data.book_share
         return self.books if in_book and self.books is not None else self.filler
 
-    def _passkey(self, length: int, rng: random.Random) -> RecallSample:
-        return passkey(self.tokenizer, length, rng, self._haystack(rng))
+    def _passkey(self, stage: Stage, rng: random.Random) -> RecallSample:
+        haystack = self._haystack(rng)
+        return passkey(self.tokenizer, stage.length, rng, haystack, depth=self._near(stage, rng))
 
-    def _named_keys(self, length: int, rng: random.Random) -> RecallSample:
+    def _named_keys(self, stage: Stage, rng: random.Random) -> RecallSample:
         """A power of two of keys, at most `max_keys` and as many as fit; in half of the samples, some come twice."""
         haystack, data = self._haystack(rng), self.recipe.data
         names = rng.choice((TRAIN_NAMES, self.made_up))
         count, twice = 2 ** rng.randrange(data.max_keys.bit_length()), rng.random() < 0.5
+        last = self._near(stage, rng) or 0.0
         while True:
             counts = {"keys": count, "questions": min(count, data.questions), "rewritten": (count + 3) // 4 * twice}
             try:
-                return named_keys(self.tokenizer, length, rng, haystack, names=names, **counts)
+                return named_keys(self.tokenizer, stage.length, rng, haystack, names=names, last_depth=last, **counts)
             except InputError:  # too short for so much
                 if count == 1 and not twice:
                     raise
                 count, twice = max(1, count // 2), twice and count > 1
 
-    def _facts(self, length: int, rng: random.Random) -> RecallSample:
+    def _facts(self, stage: Stage, rng: random.Random) -> RecallSample:
         """A power of two of facts, at most `max_keys` and as many as fit."""
         haystack, data = self._haystack(rng), self.recipe.data
         count = 2 ** rng.randrange(data.max_keys.bit_length())
         while True:
             try:
                 questions = min(count, data.questions)
-                return facts(self.tokenizer, length, rng, haystack, count=count, questions=questions)
+                return facts(self.tokenizer, stage.length, rng, haystack, count=count, questions=questions)
             except InputError:  # too short for so much
                 if count == 1:
                     raise
                 count //= 2
 
-    def _text(self, length: int, rng: random.Random) -> RecallSample:
+    def _text(self, stage: Stage, rng: random.Random) -> RecallSample:
         assert self.documents is not None
-        return RecallSample(self.documents.cut(length, rng), ())
+        return RecallSample(self.documents.cut(stage.length, rng), ())
 
 
 def read_documents(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Documents | None:

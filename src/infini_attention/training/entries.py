@@ -38,12 +38,15 @@ class Stage(Part):
         steps: optimiser steps.
         mixture: in place of `data.mixture`: first one thing, then many.
         write_penalty: in place of `loss.write_penalty`: first to remember, then what not to write.
+        near_share: how many of the samples with pass keys have one in the last segment before the questions. In long
+            samples there is hardly any by chance, and a model forgets how to look for one in front of its eyes.
     """
 
     length: Positive
     steps: Positive
     mixture: Mixture | None = None
     write_penalty: Share | None = None
+    near_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Dataset(Part):
