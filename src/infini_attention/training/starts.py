@@ -7,10 +7,12 @@ from transformers import PreTrainedModel
 
 from infini_attention.errors import ConfigError
 
-# The score of the wanted token is about 5 nats above that of its neighbours for 32 rotary pairs and base 10,000.
-LOUDNESS = 6.0
+# The score of the wanted token is some 5 nats above that of its neighbours, for 32 rotary pairs and base 1e8.
+LOUDNESS = 7.5
 # What a token is says little at first: its place decides.
 QUIET = 0.1
+# So many times as large as at random are k, and with it q, of the later layers: local attention then picks few tokens.
+SHARP = 2.0
 # What is read from the memory has norm sqrt(head size): so much of it stands beside the tokens of the stream.
 COPIED = 0.1
 # The gate logit of a head that begins with the memory, and less one that begins with its segment.
@@ -66,6 +68,7 @@ def look_back(model: PreTrainedModel) -> None:
         layer.mlp.down_proj.weight.zero_()
     for layer in base.layers[1:]:
         attention = layer.self_attn
+        attention.k_proj.weight.mul_(SHARP)
         asked = attention.q_proj.weight.view(kv_heads, heads // kv_heads, head_dim, width)
         asked.copy_((attention.k_proj.weight.view(kv_heads, head_dim, width) @ shift)[:, None].expand_as(asked))
         basis = torch.linalg.qr(torch.randn(width, width)).Q
