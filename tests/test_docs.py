@@ -31,8 +31,9 @@ def test_links_lead_somewhere(page):
         assert "://" in target or (ROOT / page).parent.joinpath(target).exists(), target
 
 
-def test_the_help_page_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("cli_page", ROOT / "docs" / "cli.py")
+@pytest.mark.parametrize("name", ["cli", "families"])
+def test_the_written_pages_are_up_to_date(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_page", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.page(), "run `make docs`"

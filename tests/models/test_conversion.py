@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import OPTConfig, OPTForCausalLM
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError, ModelError
@@ -78,8 +78,8 @@ def test_the_paper_rules_have_a_gate_per_head_only(base):
 
 
 def test_unsupported_families_are_named():
-    with pytest.raises(ModelError, match=r"'gpt2' is not supported; supported are .*llama"):
-        convert(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11)))
+    with pytest.raises(ModelError, match=r"'opt' is not supported; supported are .*gpt2, .*llama"):
+        convert(OPTForCausalLM(OPTConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, vocab_size=11)))
 
 
 def test_a_twin_is_not_converted_again(base):

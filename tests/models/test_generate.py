@@ -71,14 +71,3 @@ def test_what_takes_tokens_back_is_refused_at_the_start(model, base, ids):
 def test_continuous_batching_is_refused(model):
     with pytest.raises(CacheError, match="pages keys and values"):
         model.init_continuous_batching()
-
-
-def test_transformers_still_has_the_hooks_we_override():
-    """Private names of Transformers that models/modeling.py relies on: a release that renames one must fail here."""
-    from transformers import LlamaForCausalLM
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for name in ("_prepare_cache_for_generation", "_check_and_adjust_attn_implementation", "_init_weights"):
-        assert callable(getattr(LlamaForCausalLM, name, None)), f"Transformers no longer has {name}"
-    assert callable(getattr(LlamaForCausalLM, "init_continuous_batching", None)), "init_continuous_batching is gone"
-    assert isinstance(GradientCheckpointingLayer, type)

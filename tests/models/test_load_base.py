@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ModelError
@@ -21,9 +21,10 @@ def test_nothing_is_converted(tmp_path):
 
 
 def test_a_family_that_cannot_be_converted(tmp_path):
-    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
-    assert type(load_base(tmp_path)) is GPT2LMHeadModel
-    with pytest.raises(ModelError, match="'gpt2' is not supported"):
+    config = OPTConfig(vocab_size=300, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    assert type(load_base(tmp_path)) is OPTForCausalLM
+    with pytest.raises(ModelError, match="'opt' is not supported"):
         load_model(tmp_path)
 
 

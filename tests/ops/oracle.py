@@ -27,6 +27,8 @@ def oracle(
     scale: float | None = None,
     q_mem: Array | None = None,
     k_mem: Array | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
 ) -> tuple[Array, dict[str, NDArray]]:
     """The outputs and the final state of a stream that is read whole; arguments as in `infini_attention`."""
     (B, T, H, K), (G, V), C = q.shape, v.shape[2:], segment_size
@@ -58,7 +60,8 @@ def oracle(
                 for h in range(H):
                     if h // (H // G) != g:
                         continue
-                    local = _attention(_turn(q[b, t, h], slot, rotary), keys, values, scale)
+                    first = 0 if sliding_window is None else max(0, slot + 1 - sliding_window)
+                    local = _attention(_turn(q[b, t, h], slot, rotary), keys[first:], values[first:], scale, softcap)
                     out[b, t, h] = local
                     empty = not (M_start.any() if rule == "gated_delta" else z_start.any())
                     if rule != "none" and not empty:
@@ -106,8 +109,10 @@ def _read(rule: str, q: Array, M: Array, z: Array, norm_weight: Array | None) ->
     return _sigma(q) @ M / (_sigma(q) @ z)  # eq. 7
 
 
-def _attention(q: Array, keys: list[Array], values: list[Array], scale: float) -> Array:
+def _attention(q: Array, keys: list[Array], values: list[Array], scale: float, softcap: float | None) -> Array:
     scores = np.array([q @ key * scale for key in keys])
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
     weights = np.exp(scores - scores.max())
     return sum(weight * value for weight, value in zip(weights / weights.sum(), values, strict=True))
 

@@ -17,6 +17,7 @@ from helpers import (
     sample,
     tensors_of,
 )
+from infini_attention.ops import mix
 from ops.oracle import oracle
 
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -97,6 +98,39 @@ def test_scale(rule, backend):
     assert_matches_oracle(sample(rule=rule) | {"scale": 1.0}, backend=backend)
 
 
+WINDOWS = [{"sliding_window": 1}, {"sliding_window": 3}, {"softcap": 1.5}, {"sliding_window": 5, "softcap": 4.0}]
+
+
+@every_backend
+@every_rule
+@pytest.mark.parametrize("options", WINDOWS, ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_sliding_window_and_softcap(rule, backend, options, padded):
+    """Whole segments, pieces of them, single tokens, and rows whose segments do not line up."""
+    padding_mask = torch.ones(2, 37, dtype=torch.bool)
+    padding_mask[0, :5] = False
+    inputs = sample(T=37, C=8, rule=rule) | options | {"padding_mask": padding_mask if padded else None}
+    assert_matches_oracle(inputs, [18, 19, 23, 24], backend=backend)
+
+
+def test_capped_scores_some_rows_at_a_time(monkeypatch):
+    """As many as there is room for, and at least one."""
+    monkeypatch.setattr(mix, "CAPPED_SCORES", 3 * 4 * 8 * 8)
+    padding_mask = torch.ones(5, 37, dtype=torch.bool)
+    padding_mask[0, :5] = False
+    for mask in (None, padding_mask):
+        assert_matches_oracle(sample(B=5, T=37, C=8) | {"softcap": 2.0, "padding_mask": mask}, [17, 19])
+    monkeypatch.setattr(mix, "CAPPED_SCORES", 1)
+    assert_matches_oracle(sample(T=37, C=8) | {"softcap": 2.0}, [17])
+
+
+@pytest.mark.parametrize("options", [{"sliding_window": 8}, {"sliding_window": 1000}])
+@pytest.mark.parametrize("rule", ["none", "gated_delta"])
+def test_a_window_as_long_as_the_segment_hides_nothing(rule, options):
+    inputs = sample(T=37, C=8, rule=rule)
+    assert torch.equal(feed(inputs | options, [18])[0], feed(inputs, [18])[0])
+
+
 @every_backend
 @every_rule
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
@@ -111,15 +145,17 @@ def streams(draw):
     sizes = {"B": B, "T": T, "G": G, "K": K, "H": G * draw(st.integers(1, 3)), "R": 2 * draw(st.integers(0, K // 2))}
     sizes |= {"V": draw(st.integers(1, 5)), "C": draw(st.integers(1, 9)), "seed": draw(st.integers(0, 99))}
     left_out = draw(st.sets(st.sampled_from(["q_mem", "k_mem", "beta", "log_decay", "norm_weight", "rotary"])))
+    bounds = {"sliding_window": draw(st.none() | st.integers(1, 9)), "softcap": draw(st.sampled_from([None, 0.5, 5.0]))}
     padding = draw(st.none() | st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B))
-    return sizes | {"rule": draw(st.sampled_from(RULES))}, left_out, padding, sorted(draw(st.lists(st.integers(0, T))))
+    cuts = sorted(draw(st.lists(st.integers(0, T))))
+    return sizes | {"rule": draw(st.sampled_from(RULES))}, bounds, left_out, padding, cuts
 
 
 @settings(max_examples=200)
 @given(streams())
 def test_any_stream(stream):
-    sizes, left_out, padding, cuts = stream
-    inputs = {name: value for name, value in sample(**sizes).items() if name not in left_out}
+    sizes, bounds, left_out, padding, cuts = stream
+    inputs = {name: value for name, value in sample(**sizes).items() if name not in left_out} | bounds
     if padding is not None:
         inputs["padding_mask"] = torch.tensor(padding, dtype=torch.bool)
     assert_matches_oracle(inputs, cuts)

@@ -71,6 +71,23 @@ def test_gradcheck(rule, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck_with_a_window_and_capped_scores(backend):
+    inputs, leaves = with_gradients(sample(B=1, T=5, H=2, G=1, K=2, V=2, C=3, R=2, rule="linear"))
+
+    def function(*tensors):
+        bounds = {"sliding_window": 2, "softcap": 1.5}
+        return feed(inputs | dict(zip(leaves, tensors, strict=True)) | bounds, [4], backend=backend)[0]
+
+    assert torch.autograd.gradcheck(function, tuple(leaves.values()))
+
+
+@pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["full", "padded"])
+def test_torch_matches_reference_with_a_window_and_capped_scores(padding_mask):
+    inputs = sample(T=10, C=4) | {"padding_mask": padding_mask, "sliding_window": 2, "softcap": 1.5}
+    assert_all_close(gradients(inputs, [6], backend="torch"), gradients(inputs, backend="reference"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule", RULES)
 def test_padding_has_no_gradient_and_spoils_none(rule, backend):
     inputs = sample(T=10, C=4, rule=rule) | {"padding_mask": PADDING}

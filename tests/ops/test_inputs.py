@@ -61,6 +61,10 @@ SETTINGS = {
     "segment_size of 0": ({"segment_size": 0}, ["at least 1", "got 0"]),
     "segment_size of half a token": ({"segment_size": 8.5}, ["integer", "got 8.5"]),
     "segment_size of True": ({"segment_size": True}, ["integer", "got True"]),
+    "sliding_window of 0": ({"sliding_window": 0}, ["sliding_window", "at least 1", "None", "got 0"]),
+    "sliding_window of True": ({"sliding_window": True}, ["sliding_window", "integer", "got True"]),
+    "softcap of 0": ({"softcap": 0.0}, ["softcap", "above 0", "None", "got 0.0"]),
+    "softcap without end": ({"softcap": float("inf")}, ["softcap", "finite", "got inf"]),
     "no gate": ({"gate": None}, ["'gated_delta'", "[H] or [B, T, H]", "got None"]),
     "state of another rule": ({"state": state("linear")}, ["state", "'gated_delta'", "the rule that it was made with"]),
 }

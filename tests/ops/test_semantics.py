@@ -158,6 +158,19 @@ def test_dtypes(rule, backend, dtype):
     assert {tensor.dtype for tensor in memory} == {at_least_float32}
 
 
+@every_backend
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(rule, backend, dtype):
+    """Left to itself it would sum up the memory in bfloat16."""
+    inputs = sample(rule=rule, dtype=dtype)
+    ref, ref_state = feed(inputs, [5, 6], backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, state = feed(inputs, [5, 6], backend=backend)
+    assert torch.equal(out, ref)
+    assert all(torch.equal(tensor, tensors_of(ref_state)[name]) for name, tensor in tensors_of(state).items())
+
+
 @pytest.mark.parametrize("rule", ["linear", "gated_delta"])
 def test_bfloat16_inputs_are_summed_in_float32(rule):
     """In bfloat16 a sum of ones stops growing at 256."""

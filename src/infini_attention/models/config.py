@@ -10,6 +10,13 @@ from infini_attention.nn.memory import GATE_START_CONVERTED
 DEFAULT_SEGMENT_SIZE = 1024
 
 
+def head_sizes(config: Any) -> tuple[int, int, int]:
+    """Query heads, key/value heads and head size of a model, also where its configuration leaves some of them out."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return heads, kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
 @dataclass(frozen=True)
 class InfiniSettings(MemorySettings):
     """Everything that makes a model an Infini model; kept as `config.infini`.

@@ -5,11 +5,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from infini_attention.errors import ModelError
 from infini_attention.models.config import DEFAULT_SEGMENT_SIZE, InfiniSettings
-from infini_attention.models.modeling import ATTENTION, add_memory
+from infini_attention.models.families import FAMILIES, Family
+from infini_attention.models.limits import check_family, position_limits
+from infini_attention.models.modeling import add_memory
+from infini_attention.models.stream_pass import ATTENTION
 from infini_attention.models.twins import TWINS
 from infini_attention.nn.memory import GATE_START_CONVERTED
 from infini_attention.shapes import Rule
@@ -34,7 +38,8 @@ def convert(
     """The Infini twin of `model`, equal to it inside the first segment.
 
     The twin shares the weights of `model` (they are not copied, so training one changes the other); its memory
-    parameters are new and float32. The memory still has to be trained: before that its gate is nearly closed.
+    parameters are new and float32. The memory still has to be trained: before that its gate is nearly closed. A twin
+    has no dropout in its attention: where the base has some, the twin's is set to 0.
 
     Args:
         model: a causal language model of a supported family.
@@ -46,8 +51,9 @@ def convert(
         seed: of the new parameters, so that converting twice gives the same model.
 
     Raises:
-        ModelError: a family that is not supported, or a model that is converted already.
-        ConfigError: a setting that cannot work.
+        ModelError: a family that is not supported, a model of one that attends in a way that has no twin, or a model
+            that is converted already.
+        ConfigError: a setting that cannot work, or a segment longer than the positions that the model can tell apart.
     """
     twin_classes = check_convertible(model.config)
     config_class, base_class, causal_lm_class = twin_classes
@@ -62,9 +68,12 @@ def convert(
         layers=None if layers is None else tuple(sorted(set(layers))),
     )
     settings.check_layers(model.config.num_hidden_layers)
+    family = FAMILIES[model.config.model_type]
     entries = {name: value for name, value in model.config.to_dict().items() if name != "model_type"}
+    entries[family.dropout_name] = 0.0
     config = config_class(**entries, infini=settings.to_dict())
     config._attn_implementation = ATTENTION
+    config._experts_implementation = model.config._experts_implementation
 
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
@@ -77,6 +86,7 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         add_memory(base)
+    _drop_nothing(base, family)
     twin.config.architectures = [type(twin).__name__]
     twin._keep_in_fp32_modules_strict = base._keep_in_fp32_modules_strict = {"infini"}
     _start_norms_at_value_size(model, base)
@@ -84,12 +94,24 @@ def convert(
 
 
 def check_convertible(config: Any) -> tuple[type, type, type]:
-    """The twin classes of a configuration's family. Raises `ModelError` where there is none."""
+    """The twin classes of a configuration's family. Raises `ModelError` where there is none, or not for this model."""
     if hasattr(config, "infini"):
         raise ModelError("the model is an Infini model already: load it as it is")
     if config.model_type not in TWINS:
         raise ModelError(f"the family {config.model_type!r} is not supported; supported are {', '.join(sorted(TWINS))}")
+    check_family(config)
     return TWINS[config.model_type]
+
+
+def _drop_nothing(base: Any, family: Family) -> None:
+    """Attention modules keep their dropout from when they were made, as a number or as a module."""
+    for module in base.modules():
+        if isinstance(module, base.infini_attention_class):
+            dropout = getattr(module, family.dropout_module)
+            if isinstance(dropout, nn.Dropout):
+                dropout.p = 0.0
+            else:
+                setattr(module, family.dropout_module, 0.0)
 
 
 @torch.no_grad()
@@ -103,7 +125,9 @@ def _start_norms_at_value_size(model: PreTrainedModel, base: Any) -> None:
     if not memories:
         return
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.config.vocab_size, (1, _CALIBRATION_TOKENS), generator=generator)
+    limits = [limit for limit, _ in position_limits(base.infini_family, model.config)]
+    length = min([_CALIBRATION_TOKENS, *limits])
+    tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
     cache = DynamicCache()
     model(tokens.to(model.device), past_key_values=cache, use_cache=True)
     for layer_idx, memory in memories.items():

@@ -21,6 +21,6 @@ def score(model: PreTrainedModel, hidden: Tensor, next_ids: Tensor) -> Tensor:
 
 def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Next-token logits `[..., vocabulary]` (float32) of the base model's output `[..., E]`."""
-    logits = model.get_output_embeddings()(hidden).float()
+    logits = model.get_output_embeddings()(hidden).float() / getattr(model.config, "logits_scaling", 1)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from infini_attention.models.config import InfiniSettings
 from infini_attention.models.families import FAMILIES, Family
@@ -33,7 +34,7 @@ def make_twin(family: Family) -> tuple[type, type, type]:
         return twin
 
     config = subclass(
-        "Config",
+        family.config,
         InfiniConfigMixin,
         model_type=f"infini_{family.model_type}",
         infini=None,
@@ -41,13 +42,21 @@ def make_twin(family: Family) -> tuple[type, type, type]:
     )
     attention = {
         "attention_class": family.get("Attention"),
-        "infini_attention_class": subclass("Attention", InfiniAttentionMixin),
+        "infini_attention_class": subclass("Attention", InfiniAttentionMixin, infini_family=family),
+        "infini_family": family,
     }
-    model = subclass("Model", InfiniModelMixin, config_class=config, **attention)
-    causal_lm = subclass("ForCausalLM", InfiniForCausalLMMixin, config_class=config, infini_base_class=model)
+    model = subclass(family.base, InfiniModelMixin, config_class=config, **attention)
+    causal_lm = subclass(family.causal_lm, InfiniForCausalLMMixin, config_class=config, infini_base_class=model)
     AutoConfig.register(config.model_type, config)
     AutoModel.register(config, model)
     AutoModelForCausalLM.register(config, causal_lm)
+    # What Transformers renames in older checkpoints of the family, it looks up by class and by model type.
+    names = {family.model_type: config.model_type}
+    names |= {family.prefix + suffix: f"Infini{family.prefix}{suffix}" for suffix in (family.base, family.causal_lm)}
+    for name, twin_name in names.items():
+        renames = get_checkpoint_conversion_mapping(name)
+        if renames is not None:
+            register_checkpoint_conversion_mapping(twin_name, renames, overwrite=True)
     return config, model, causal_lm
 
 

@@ -1,5 +1,6 @@
 """The operation: Infini-attention over any piece of a stream."""
 
+import torch
 from torch import Tensor
 
 from infini_attention.ops.backends import load_backend
@@ -25,13 +26,16 @@ def infini_attention(
     scale: float | None = None,
     q_mem: Tensor | None = None,
     k_mem: Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     backend: str = "auto",
 ) -> Result:
     """Attends exactly inside the current segment and reads everything before it from the memory.
 
     Feeding a text in any split, one token at a time included, gives the same outputs and the same final state as
     feeding it whole. Implements Munkhdalai, Faruqui and Gopal 2024 (arXiv 2404.07143), equations 7 to 10, and the gated
-    delta rule of docs/equations.md.
+    delta rule of docs/equations.md. Autocast has no say in here: the memory is float32 at least, and attention is
+    computed in the dtype of q, k and v.
 
     Args:
         q: `[B, T, H, K]` queries, without position embedding. T is any length, not only multiples of the segment.
@@ -52,6 +56,9 @@ def infini_attention(
         scale: of the scores inside the segment; None means K ** -0.5.
         q_mem: like q: the memory's own queries, where they differ.
         k_mem: like k: the memory's own keys, where they differ.
+        sliding_window: how many tokens of its segment a query sees, itself included; None means all before it. The
+            memory is not concerned: what has left the window can be read from it once the segment has ended.
+        softcap: of the scores inside the segment, which become softcap * tanh(scores / softcap); None means no bound.
         backend: "auto", "torch" (vectorised) or "reference" (the equations in order, for checking).
 
     Returns:
@@ -59,7 +66,8 @@ def infini_attention(
 
     Raises:
         ShapeError: tensors that do not fit together.
-        ConfigError: an unknown rule, a segment size below 1, or arguments that the rule does not have.
+        ConfigError: an unknown rule, a segment size or window below 1, a softcap that is not above 0, or arguments
+            that the rule does not have.
         BackendError: a backend that is unknown or cannot run these inputs.
     """
     inputs = check_inputs(
@@ -78,5 +86,8 @@ def infini_attention(
         scale=scale,
         q_mem=q_mem,
         k_mem=k_mem,
+        sliding_window=sliding_window,
+        softcap=softcap,
     )
-    return load_backend(backend, inputs)(inputs)
+    with torch.autocast(q.device.type, enabled=False):
+        return load_backend(backend, inputs)(inputs)

@@ -67,6 +67,8 @@ class Inputs:
     scale: float
     norm_weight: Tensor | None
     rotary: tuple[RotaryTable, RotaryTable] | None
+    sliding_window: int | None  # always below the segment size: a larger one hides nothing
+    softcap: float | None
 
 
 Result = tuple[Outputs, InfiniState]
@@ -89,12 +91,15 @@ def check_inputs(
     scale: float | None,
     q_mem: Tensor | None,
     k_mem: Tensor | None,
+    sliding_window: int | None,
+    softcap: float | None,
 ) -> Inputs:
     """Raises `ShapeError` or `ConfigError` where something does not fit, and names it."""
     if rule not in get_args(Rule):
         raise ConfigError(f"rule must be one of {', '.join(get_args(Rule))}; got {rule!r}")
     if isinstance(segment_size, bool) or not isinstance(segment_size, int) or segment_size < 1:
         raise ConfigError(f"segment_size must be an integer of at least 1, in tokens; got {segment_size!r}")
+    _check_limits(sliding_window, softcap)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4 or not tensor.is_floating_point():
             raise ShapeError(
@@ -143,7 +148,9 @@ def check_inputs(
         _check_state(state, k, v, segment_size, rule)
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
     tokens = Tokens(q, k, v, q_mem, k_mem, gate.expand(batch, time, heads), beta, log_decay, padding_mask)
-    return Inputs(tokens, state, rule, segment_size, key_dim**-0.5 if scale is None else scale, norm_weight, rotary)
+    scale = key_dim**-0.5 if scale is None else scale
+    window = None if sliding_window is None or sliding_window >= segment_size else sliding_window
+    return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap)
 
 
 def _shape(tensor: Tensor) -> list[int]:
@@ -155,6 +162,14 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtyp
         raise ShapeError(f"{name} must have the shape {list(shape)}; got {_shape(tensor)}")
     if dtype is not None and tensor.dtype != dtype:
         raise ShapeError(f"{name} must be {dtype}, like its companions; got {tensor.dtype}")
+
+
+def _check_limits(sliding_window: int | None, softcap: float | None) -> None:
+    window = sliding_window
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise ConfigError(f"sliding_window must be an integer of at least 1, in tokens, or None; got {window!r}")
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ConfigError(f"softcap must be a finite number above 0, or None; got {softcap!r}")
 
 
 def _check_rotary(rotary: tuple[Tensor, Tensor], segment_size: int, key_dim: int) -> None:

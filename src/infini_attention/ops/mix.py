@@ -10,6 +10,9 @@ from infini_attention.ops.rules import MemoryTrace
 from infini_attention.shapes import Outputs
 from infini_attention.state import InfiniState
 
+# Scores of capped attention that exist at the same time: 64 MB in float32. Chosen by size, it changes no result.
+CAPPED_SCORES = 1 << 24
+
 
 def attend(
     inputs: Inputs, tokens: Tokens, local: Outputs, state: InfiniState, segments: int
@@ -51,16 +54,48 @@ def attend(
 
 
 def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False, visible: Tensor | None = None
+    inputs: Inputs, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, visible: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention `[N, L, H, K]`: causal, over the `visible` keys (bool, `[..., L, L']`), or over all of them."""
+    """Softmax attention `[N, L, H, K]` to `[N, L, H, V]` inside segments.
+
+    Either `causal`, where queries and keys are those of the same whole segments and the window is seen to here, or over
+    the `visible` keys (bool, `[..., L, L']`), or over all of them.
+    """
+    if causal and (inputs.sliding_window is not None or inputs.softcap is not None):
+        slots = torch.arange(q.shape[1], device=q.device)
+        causal, visible = False, sees(slots[:, None], slots, inputs.sliding_window)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if inputs.softcap is not None:
+        return _capped_attention(q, k, v, inputs.scale, inputs.softcap, visible).transpose(1, 2)
     out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
+        q,
+        k,
+        v,
         attn_mask=visible,
         is_causal=causal,
-        scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        scale=inputs.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.transpose(1, 2)
+
+
+def sees(queries: Tensor, keys: Tensor, sliding_window: int | None) -> Tensor:
+    """Bool: whether a query at slot `queries` of a segment sees the key at slot `keys`; the two broadcast."""
+    seen = keys <= queries
+    return seen if sliding_window is None else seen & (keys > queries - sliding_window)
+
+
+def _capped_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float, visible: Tensor | None) -> Tensor:
+    """`[N, H, L, K]` to `[N, H, L, V]` with scores softcap * tanh(scores / softcap), which no fused kernel offers."""
+    group = q.shape[1] // k.shape[1]
+    rows = max(1, CAPPED_SCORES // max(1, q.shape[1] * q.shape[2] * k.shape[2]))
+    parts = []
+    for start in range(0, len(q), rows):
+        part = slice(start, start + rows)
+        keys, values = (x[part].repeat_interleave(group, 1) for x in (k, v))
+        scores = softcap * torch.tanh(q[part] @ keys.transpose(-1, -2) * (scale / softcap))
+        if visible is not None:
+            scores = scores.masked_fill(~(visible[part] if visible.dim() == 4 else visible), -torch.inf)
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        parts.append(weights.to(values.dtype) @ values)
+    return torch.cat(parts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from infini_attention.ops.inputs import Inputs, Result, Tokens
-from infini_attention.ops.mix import attend, local_attention
+from infini_attention.ops.mix import attend, local_attention, sees
 from infini_attention.ops.rotary import rotate
 from infini_attention.ops.rules import MemoryTrace
 from infini_attention.shapes import RowCounts, SegmentKeys, SegmentValues, Slots
@@ -50,8 +50,8 @@ def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _
     state, size = inputs.state, inputs.segment_size
     keys = state.keys + _place(tokens.k, tokens, slots, size)
     values = state.values + _place(tokens.v, tokens, slots, size)
-    visible = torch.arange(size, device=slots.device) <= slots[:, None, :, None]
-    local = local_attention(tokens.q, keys, values, inputs.scale, visible=visible)
+    visible = sees(slots[:, None, :, None], torch.arange(size, device=slots.device), inputs.sliding_window)
+    local = local_attention(inputs, tokens.q, keys, values, visible=visible)
     out, trace = attend(inputs, tokens, local, state, 1)
     full = (stops == size).to(slots.device)[:, None, None, None]
     return out, trace, keys.masked_fill(full, 0), values.masked_fill(full, 0)
@@ -70,10 +70,10 @@ def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> 
 
     keys, values = lay_out(grid.k, state.keys), lay_out(grid.v, state.values)
     local = local_attention(
+        inputs,
         grid.q.reshape(-1, size, *grid.q.shape[2:]),
         keys[:, :-1].flatten(0, 1),
         values[:, :-1].flatten(0, 1),
-        inputs.scale,
         causal=True,
     )
     out, trace = attend(inputs, grid, local.reshape(*grid.q.shape[:3], -1), state, segments)

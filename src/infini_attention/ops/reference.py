@@ -89,9 +89,12 @@ def _read_token(stream: _Stream, token: Tokens) -> Tensor:
     stream.values.append(token.v[0, 0])
 
     group = token.q.shape[2] // token.k.shape[2]
-    keys = torch.stack(stream.keys, 1).to(dtype).repeat_interleave(group, 0)  # [H, n, K]
-    values = torch.stack(stream.values, 1).to(dtype).repeat_interleave(group, 0)
+    window = slice(0 if inputs.sliding_window is None else -inputs.sliding_window, None)
+    keys = torch.stack(stream.keys[window], 1).to(dtype).repeat_interleave(group, 0)  # [H, n, K]
+    values = torch.stack(stream.values[window], 1).to(dtype).repeat_interleave(group, 0)
     scores = torch.einsum("hk,hnk->hn", q.to(dtype), keys) * inputs.scale
+    if inputs.softcap is not None:
+        scores = inputs.softcap * torch.tanh(scores / inputs.softcap)
     out = torch.einsum("hn,hnv->hv", scores.softmax(-1), values)  # A_dot
 
     if inputs.rule != "none":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infini_attention.ops import ragged
 from infini_attention.ops.inputs import Inputs, Result, Tokens
-from infini_attention.ops.mix import attend, local_attention
+from infini_attention.ops.mix import attend, local_attention, sees
 from infini_attention.ops.rotary import rotate
 from infini_attention.state import InfiniState
 
@@ -44,11 +44,13 @@ def _part(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
         tokens = replace(tokens, q=rotate(tokens.q, cos, sin), k=rotate(tokens.k, cos, sin))
     keys = torch.cat((state.keys[:, :start], tokens.k, state.keys[:, stop:]), 1)
     values = torch.cat((state.values[:, :start], tokens.v, state.values[:, stop:]), 1)
+    # The first key that any of these queries sees; a single token sees all from there on.
+    first = 0 if inputs.sliding_window is None else max(0, start + 1 - inputs.sliding_window)
     visible = None
     if stop - start > 1:
-        slots = torch.arange(stop, device=keys.device)
-        visible = slots <= slots[start:, None]
-    local = local_attention(tokens.q, keys[:, :stop], values[:, :stop], inputs.scale, visible=visible)
+        slots = torch.arange(first, stop, device=keys.device)
+        visible = sees(slots[start - first :, None], slots, inputs.sliding_window)
+    local = local_attention(inputs, tokens.q, keys[:, first:stop], values[:, first:stop], visible=visible)
     out, trace = attend(inputs, tokens, local, state, 1)
     full = stop == inputs.segment_size
     return out, InfiniState(
@@ -70,6 +72,6 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     q, k = rows(tokens.q), rows(tokens.k)
     if inputs.rotary is not None:
         q, k = rotate(q, *inputs.rotary), rotate(k, *inputs.rotary)
-    local = local_attention(q, k, rows(tokens.v), inputs.scale, causal=True)
+    local = local_attention(inputs, q, k, rows(tokens.v), causal=True)
     out, trace = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
     return out, InfiniState(*trace.at(segments), state.keys, state.values, state.tokens_seen + segments * size)
