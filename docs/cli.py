@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "adapt", "train", "eval")
-COMMANDS += ("eval passkey", "eval keys", "eval ruler", "eval perplexity")
+COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "inspect", "report", "adapt", "train")
+COMMANDS += ("eval", "eval passkey", "eval keys", "eval ruler", "eval perplexity")
 PAGE = Path(__file__).with_suffix(".md")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import infini_attention
 
-COMMANDS = ("adapt", "ask", "chat", "convert", "demo", "eval", "generate", "pull", "read", "train")
+COMMANDS = ("adapt", "ask", "chat", "convert", "demo", "eval", "generate", "inspect", "pull", "read", "report", "train")
 
 
 def test_version(run_cli):

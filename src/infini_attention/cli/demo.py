@@ -7,13 +7,13 @@ import typer
 
 from infini_attention.cli import common
 from infini_attention.cli.counts import parse_tokens
+from infini_attention.cli.pages import check_page
 from infini_attention.cli.progress import ReadProgress, SampleProgress
 from infini_attention.data.novel import BOOK, book_path
 from infini_attention.data.text import check_text
-from infini_attention.errors import ConfigError, InputError
+from infini_attention.errors import ConfigError
 
 NAME = "demo"
-MARK = b'<meta name="generator" content="infini demo">'  # near the beginning of each report
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     count, files = parse_tokens("--tokens", tokens), haystack or [book_path()]
     for path in files:
         check_text(path)
-    _check_report(out, force=force)
+    check_page(out, NAME, force=force)
 
     from infini_attention.data.haystack import Haystack
     from infini_attention.environment import environment
@@ -108,22 +108,6 @@ def run(
         print(demo_page.verdict(result) + "\n")
         result = _main_figures(result)
     common.emit_measured(result, as_json=as_json)
-
-
-def _check_report(path: Path, *, force: bool) -> None:
-    """Raises `InputError` unless a report can be written there."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a file; --out expects the name of the report")
-    common.check_output(path, force=force or _is_report(path))
-
-
-def _is_report(path: Path) -> bool:
-    """Whether this command wrote it."""
-    try:
-        with path.open("rb") as file:
-            return MARK in file.read(1024)
-    except OSError:
-        return False
 
 
 def _main_figures(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infini_attention.cli import common
+from infini_attention.cli.monitoring import Monitor, Watch, WatchEvery, WatchFile, print_memory
 from infini_attention.cli.pace import Pace
 from infini_attention.cli.progress import ReadProgress
 from infini_attention.data.text import check_text, read_blocks
@@ -47,6 +48,9 @@ def run(
     ] = None,
     score: Annotated[bool, typer.Option("--score/--no-score", help="Compute the loss of every token.")] = True,
     encoding: Annotated[str, typer.Option("--encoding", help="Of the text.")] = "utf-8",
+    monitor: Watch = False,
+    monitor_file: WatchFile = None,
+    monitor_every: WatchEvery = None,
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
     adapter: common.Adapter = None,
@@ -69,14 +73,19 @@ def run(
         common.check_output(output, force=force)
         if output.is_dir():
             raise InputError(f"{output} is a directory; expected the name of a session file")
+    if monitor_file is not None:
+        common.check_output(monitor_file, force=force)
     sizes = [None if name == STDIN else check_text(Path(name), encoding) for name in files]
     total = None if None in sizes else sum(size for size in sizes if size)
     options = common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter)
     stream = common.open_session(options, session)
+    watched = monitor or monitor_file is not None or monitor_every is not None
+    watch = Monitor(stream, monitor_file, monitor_every) if watched else None
     result = read_with_progress(
         stream,
         blocks_of(files, encoding),
         total,
+        watch,
         chunk_size=chunk_size,
         scored=score,
         max_tokens=max_tokens,
@@ -85,20 +94,29 @@ def run(
     if output is not None and not (result["interrupted"] and stream.stats.tokens_read == 0):
         stream.save(output)
         result["session"] = str(output)
+    figures = None if watch is None else watch.figures()
+    if as_json:
+        result |= {} if watch is None else {"monitor": figures}
     common.emit_measured(result, as_json=as_json)
+    if figures is not None and not as_json:
+        print_memory(figures)
     if result["interrupted"]:
         raise typer.Exit(130)
 
 
 def read_with_progress(
-    stream: "Session", blocks: Iterator[str], total_bytes: int | None, **options: Any
+    stream: "Session", blocks: Iterator[str], total_bytes: int | None, watch: Monitor | None = None, **options: Any
 ) -> dict[str, Any]:
     """Reads with a progress bar until the text ends or Ctrl-C comes; the figures of `infini read --json`.
 
-    What was read before a bad byte in a pipe, or before the key, is kept in `stream`.
+    What was read before a bad byte in a pipe, or before the key, is kept in `stream`. `watch` looks at the memory.
     """
     before, start, interrupted, pace = stream.stats, time.perf_counter(), False, Pace()
-    with ReadProgress(total_bytes) as progress, sigterm_as_interrupt():
+    with (
+        ReadProgress(total_bytes) as progress,
+        sigterm_as_interrupt(),
+        nullcontext() if watch is None else watch.following(progress),
+    ):
         try:
             for stats in stream.read_steps(blocks, **options):
                 seconds, tokens = time.perf_counter() - start, stats.tokens_read - before.tokens_read

@@ -1,0 +1,158 @@
+"""infini report: all that is measured about models, on one page."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infini_attention.cli import common
+from infini_attention.cli.counts import parse_lengths, parse_tokens
+from infini_attention.cli.pages import check_page
+from infini_attention.cli.progress import StepProgress
+from infini_attention.data.novel import book_path
+from infini_attention.data.text import check_text
+from infini_attention.errors import ConfigError
+
+if TYPE_CHECKING:
+    from infini_attention.evaluation.journal import Record
+    from infini_attention.evaluation.model_report import Scale
+
+NAME = "report"
+
+
+def run(
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A directory, a hub id, a .gguf file, a pulled model, or builtin; several stand side by side.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The page. An earlier one is replaced, any other file with --force.")
+    ] = Path("infini-report.html"),
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--results",
+            help="A folder with results of infini eval passkey, eval perplexity, inspect --json or read "
+            "--monitor-file: what is there about a model is not measured again.",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure less: a first look.")] = False,
+    lengths: Annotated[
+        str | None, typer.Option("--lengths", help="Of the grid of recall, such as 4K,16K.", show_default=False)
+    ] = None,
+    depths: Annotated[int | None, typer.Option("--depths", min=1, help="Of the grid.", show_default=False)] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Per cell of the grid.", show_default=False)
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option("--tokens", help="Read so many with a key planted in them, such as 16K.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[
+        str | None, typer.Option("--max-tokens", help="Of the text whose loss is taken.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="The text, and the haystack.  [default: a novel]", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of keys and filler; training never uses the same ones.")] = 0,
+    segment_size: common.SegmentSize = None,
+    rule: common.Rule = None,
+    adapter: common.Adapter = None,
+    dtype: common.DType = None,
+    device: common.Device = "cpu",
+    force: common.Force = False,
+    as_json: common.AsJson = False,
+) -> None:
+    """Write all that is measured about a model, or several, on one page that needs nothing else.
+
+    Facts, the six metrics, recall with its control, loss by position, what each memory holds and gives, how long it
+    keeps what was written, and the bytes that takes. What --results does not have is measured, on a small scale.
+    """
+    check_page(out, NAME, force=force)
+    if len(models) > 1 and adapter is not None:
+        raise ConfigError(f"--adapter belongs to one model; got {len(models)}: report on them one by one")
+    text = book_path() if file is None else file
+    check_text(text)
+    changes = {
+        "lengths": None if lengths is None else parse_lengths(lengths),
+        "depths": depths,
+        "samples": samples,
+        "tokens": None if tokens is None else parse_tokens("--tokens", tokens),
+        "text_tokens": None if max_tokens is None else parse_tokens("--max-tokens", max_tokens),
+        "seed": seed,
+    }
+
+    from infini_attention.environment import environment
+    from infini_attention.evaluation.model_page import model_page, verdict
+    from infini_attention.evaluation.model_report import Scale
+    from infini_attention.evaluation.page import save_page
+
+    options = common.ModelOptions("", segment_size, rule, dtype, device, adapter=adapter)
+
+    def scale(size: int) -> Scale:
+        return Scale.of(size, quick=quick).replace(**changes)
+
+    reports = [_report(replace(options, source=model), text, file is None, scale, results or []) for model in models]
+    command = ["infini", "report", *(word for model in models for word in ("-m", model))]
+    given: dict[str, Any] = {"lengths": lengths, "depths": depths, "samples": samples, "tokens": tokens}
+    given |= {"max_tokens": max_tokens, "file": file, "seed": seed, "segment_size": segment_size, "rule": rule}
+    given |= {"adapter": adapter, "dtype": dtype, "device": None if device == "cpu" else device}
+    command += [w for name, value in given.items() if value is not None for w in (_flag(name), str(value))]
+    command += [w for folder in results or () for w in ("--results", str(folder))] + (["--quick"] if quick else [])
+    save_page(model_page(reports, environment(), command), out)
+    if as_json:
+        common.emit_measured({"report": str(out), "models": reports, "command": shlex.join(command)}, as_json=True)
+        return
+    for report in reports:
+        print(f"{report['name']}: {verdict(report)}")
+    print(f"\nreport: {out}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _report(
+    options: common.ModelOptions, path: Path, shipped: bool, scale: "Callable[[int], Scale]", folders: list[Path]
+) -> "Record":
+    """What a page shows of one model; what is measured for it is said on stderr."""
+    from infini_attention.data.haystack import Haystack
+    from infini_attention.data.novel import BOOK
+    from infini_attention.evaluation.found_results import find_results
+    from infini_attention.evaluation.model_report import report_on
+    from infini_attention.evaluation.texts import Text
+    from infini_attention.models.fingerprint import fingerprint
+
+    model, tokenizer = options.open()
+    found = find_results(folders, fingerprint(model))
+    if folders:
+        counts = {name: len(getattr(found, name)) for name in ("passkey", "perplexity", "inspect")}
+        words = ", ".join(f"{name} {count}" for name, count in counts.items())
+        common.console.print(f"{options.source}: results found: {words}", highlight=False, markup=False, soft_wrap=True)
+    with common.console.status("tokenizing"):
+        haystack = Haystack.book(tokenizer, [path])
+    return report_on(
+        model,
+        tokenizer,
+        haystack,
+        lambda count: Text.from_file(path, tokenizer, name=BOOK if shipped else str(path), max_tokens=count),
+        scale(model.config.infini_settings.segment_size),
+        name=options.source,
+        found=found,
+        progress=lambda what: _step(f"{options.source}: {what}"),
+    )
+
+
+@contextmanager
+def _step(what: str) -> "Iterator[Callable[[int, int], Any]]":
+    with StepProgress(what) as progress:
+        yield progress.show
