@@ -31,3 +31,19 @@ class InputError(InfiniError, ValueError):
 
 class SnapshotError(InfiniError, ValueError):
     """A snapshot that is damaged, foreign, or was made with another model."""
+
+
+class StoreError(InfiniError, ValueError):
+    """A store of sessions that cannot be opened, read or written."""
+
+
+class UnknownSessionError(StoreError):
+    """A session that is not in the store, or is another owner's."""
+
+
+class ConflictError(StoreError):
+    """A stored session that someone else has changed meanwhile."""
+
+
+class QuotaError(StoreError):
+    """More sessions or bytes than their owner may have."""

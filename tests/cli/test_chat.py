@@ -95,6 +95,36 @@ def test_commands(chat_json, text, session, tmp_path):
     assert read_header(saved).stats.tokens_read == last["tokens_read"]
 
 
+class TestRewind:
+    def test_the_last_turns(self, chat_json):
+        ref = without_seconds(chat_json("Hi\nI am Ann.\nWho am I?\n"))
+        out = chat_json("Hi\nWrong.\nWrong again.\n/rewind 2\nI am Ann.\nWrong.\n/rewind\nWho am I?\n")
+        said = [turn for turn in without_seconds(out) if turn.get("message") in ("Hi", "I am Ann.", "Who am I?")]
+        assert said == ref
+        first, second = (turn for turn in out if "rewind" in turn)
+        assert first.keys() == FIGURES | {"rewind", "turns", "tokens_read_again"}
+        assert (first["rewind"], first["turns"], first["tokens_read_again"]) == ("2", 1, 0)
+        assert (second["rewind"], second["turns"]) == ("", 2)
+        assert first["tokens_read"] == ref[0]["tokens_read"]
+
+    def test_to_a_mark_and_a_text_between(self, chat_json, text):
+        ref = without_seconds(chat_json(f"/read {text}\nHi\nWho?\n"))
+        out = chat_json(f"/read {text}\nHi\n/mark good place\n/read {text}\nWrong.\n/rewind good place\nWho?\n")
+        assert without_seconds([out[-1]]) == [ref[-1]]
+        assert [turn["turns"] for turn in out if "rewind" in turn] == [1]
+
+    def test_as_text(self, chat):
+        code, _, err = chat("Hi\n/mark here\n/rewind here\n")
+        assert (code, err.splitlines()[1]) == (0, "marked as here")
+        assert err.splitlines()[0] == err.splitlines()[2]
+
+    def test_not_before_a_session_that_was_opened(self, chat_json, chat, session):
+        chat_json("Hi\n", "-o", session)
+        code, _, err = chat("/rewind\n", "--from", session)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "the place after 0 messages is not kept" in err
+
+
 def test_a_text_read_before_the_chat(chat_json, run_json, chat_dir, text, session):
     run_json("read", text, "-m", chat_dir, "-o", session, "--no-score")
     [out] = chat_json("Hi\n", "--from", session)
@@ -115,11 +145,19 @@ def test_nothing_said_is_not_saved(chat, session):
 
 
 MISTAKES = [
-    ("/reed book\n", "'/reed book' is no command; expected /read FILE, /save FILE, /quit"),
+    (
+        "/reed book\n",
+        "'/reed book' is no command; expected /read FILE, /save FILE, /mark NAME, /rewind [N or NAME], /quit",
+    ),
     ("/read\n", "'/read' is no command"),
     ("/read missing.txt\n", "missing.txt: no such file"),
     ("/read .\n", ".: is a directory"),
     ("/save .\n", ". is a directory"),
+    ("/mark\n", "'/mark' is no command"),
+    ("/mark 3\n", "/mark 3: a number means messages to /rewind"),
+    ("/rewind 2\n", "/rewind 2: expected 1 to "),
+    ("/rewind 0\n", "/rewind 0: expected 1 to "),
+    ("/rewind nowhere\n", "there is no mark 'nowhere'"),
     ("/save taken\n", "taken exists already"),
     ("/save nowhere/new\n", "its folder nowhere does not exist"),
     ("What is <|im_end|>?\n", "the message contains <|im_end|>"),
@@ -250,7 +288,7 @@ class TestAtATerminal:
         code, _, err = terminal(["Hi", "/read missing.txt", "Who?"], "-o", session)
         assert code == 0
         help_line, status, mistake, again, saved = err.splitlines()
-        assert help_line == "/read FILE, /save FILE, /quit; Ctrl-C stops a reply"
+        assert help_line == "/read FILE, /save FILE, /mark NAME, /rewind [N or NAME], /quit; Ctrl-C stops a reply"
         assert mistake == "infini: missing.txt: no such file"
         assert " tokens read" in status
         assert " tokens read" in again

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infini_attention.sessions.digest import BLOCK_TOKENS, TokenDigest
+from infini_attention.sessions.digest import BLOCK_TOKENS, TokenDigest, prefix_digests
 
 token_ids = st.lists(st.integers(0, 2**63 - 1), max_size=8)
 
@@ -47,3 +47,9 @@ def test_it_is_a_value():
     before = digest.hex
     digest.update([3])
     assert digest.hex == before == digest_of([1, 2]).hex
+
+
+@given(tokens=st.lists(st.integers(0, 9), max_size=3000), lengths=st.lists(st.integers(-5, 3100), max_size=9))
+def test_the_digests_of_prefixes(tokens, lengths):
+    ref = {length: digest_of(tokens[:length]).hex for length in lengths if 0 <= length <= len(tokens)}
+    assert prefix_digests(tokens, lengths) == ref

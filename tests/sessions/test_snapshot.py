@@ -1,25 +1,33 @@
 """Snapshots: save, load, continue = never saved, also in another process; damaged and foreign files are refused."""
 
 import errno
+import hashlib
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from helpers import tensors_of
 from infini_attention.errors import SnapshotError
+from infini_attention.models.fingerprint import fingerprint
 from infini_attention.models.states import empty_states
 from infini_attention.sessions import Session, read_header
-from infini_attention.sessions.snapshot import VERSION, load_snapshot
-from tiny import VOCABULARY, book, byte_tokenizer, infini_model, new_session, save_model
+from infini_attention.sessions.migrations import MIGRATIONS
+from infini_attention.sessions.snapshot_file import VERSION, load_snapshot
+from streams import assert_equal
+from tiny import SEGMENT, VOCABULARY, book, byte_tokenizer, infini_model, new_session, save_model
 
 FIRST, SECOND = book(3000)[:1500], book(3000)[1500:]
 
@@ -63,7 +71,7 @@ def snapshot(model, tmp_path):
     return file_of(session, tmp_path / "session")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def load(model):
     """Loads a snapshot: all that `Session.load` checks, and `load_snapshot` even where the fingerprint is another."""
     expected, tokenizer = empty_states(model), byte_tokenizer()
@@ -73,6 +81,26 @@ def load(model):
         return Session.load(path, model, tokenizer)
 
     return load
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The bytes of a session file."""
+    session = new_session(model)
+    session.read(FIRST)
+    return file_of(session, tmp_path_factory.mktemp("whole") / "session").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzzed") / "session"
+
+
+def tracked(content):
+    """All that a file says: its header, in whatever form, and its numbers."""
+    end = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:end])
+    return header.pop("__metadata__"), header, content[end:]
 
 
 def refusal(load, path):
@@ -126,8 +154,151 @@ class TestGoingOn:
         assert (header.model, header.stats.tokens_read) == ("tiny", len(FIRST.encode()))
         assert header.settings["segment_size"] == 16
 
+    @pytest.mark.parametrize("count", [SEGMENT, 3 * SEGMENT, 3 * SEGMENT + 5])
+    @pytest.mark.parametrize("rule", ["linear", "delta", "gated_delta", "none"])
+    def test_only_what_is_in_use_is_written(self, rule, count, tmp_path):
+        model = infini_model(rule=rule)
+        session = new_session(model)
+        session.read(FIRST, max_tokens=count)
+        loaded = Session.load(file_of(session, tmp_path / "session"), model, byte_tokenizer())
+        assert_equal(loaded, session)
+        assert loaded.state_bytes == session.state_bytes
+        with safe_open(tmp_path / "session", framework="pt") as file:
+            assert file.get_slice("layers.0.keys").get_shape()[1] == count % SEGMENT
+            assert ("layers.0.running.matrix" in set(file.keys())) == (count % SEGMENT > 0)
+
+    def test_the_same_session_gives_the_same_bytes(self, snapshot, load, tmp_path):
+        assert file_of(load(snapshot), tmp_path / "again").read_bytes() == snapshot.read_bytes()
+
+
+def save_version_1(session, path):
+    """As files of version 1 were: the whole segment, used or not, and the tokens that each layer has seen."""
+    tensors = {"logits": session.position.logits}
+    for layer, state in enumerate(session.cache.states):
+        named = {"keys": state.keys, "values": state.values, "tokens_seen": state.tokens_seen}
+        for name, memory in (("committed", state.committed), ("running", state.running)):
+            named[f"{name}.matrix"] = memory.matrix
+            if memory.normalizer is not None:
+                named[f"{name}.normalizer"] = memory.normalizer
+        tensors |= {f"layers.{layer}.{name}": tensor.clone() for name, tensor in named.items()}
+    entries = {
+        "model": "tiny",
+        "fingerprint": fingerprint(session.model),
+        "settings": session.model.config.infini,
+        "stats": vars(session.stats),
+        "digest_chain": session.position.digest.chain,
+        "digest_pending": list(session.position.digest.pending),
+    }
+    header = json.dumps(entries)
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    metadata = {"format": "infini-attention session", "version": "1", "header": header, "sha256": digest.hexdigest()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+class TestMigrations:
+    @pytest.mark.parametrize("count", [SEGMENT, 3 * SEGMENT + 5])
+    @pytest.mark.parametrize("rule", ["linear", "delta", "gated_delta", "none"])
+    def test_of_version_1(self, rule, count, tmp_path):
+        model = infini_model(rule=rule)
+        session = new_session(model)
+        session.read(FIRST, max_tokens=count)
+        save_version_1(session, tmp_path / "old")
+        assert (read_header(tmp_path / "old").dtype, read_header(tmp_path / "old").turns) == ("unknown", 0)
+        loaded = Session.load(tmp_path / "old", model, byte_tokenizer())
+        assert_equal(loaded, session)
+        loaded.save(tmp_path / "new")
+        assert_equal(Session.load(tmp_path / "new", model, byte_tokenizer()), session)
+        assert read_header(tmp_path / "new").dtype == "float32"
+
+    def test_layers_that_have_seen_something_else(self, model, tmp_path):
+        session = new_session(model)
+        session.read(FIRST)
+        state = session.cache.layers[1].state
+        session.cache.layers[1].state = replace(state, tokens_seen=state.tokens_seen + 1)
+        save_version_1(session, tmp_path / "old")
+        with pytest.raises(SnapshotError, match="its layers have not seen the 1500 tokens"):
+            Session.load(tmp_path / "old", model, byte_tokenizer())
+
+    def test_each_version_leads_to_the_next(self):
+        assert list(MIGRATIONS) == list(range(1, VERSION))
+        assert len({migration.name for migration in MIGRATIONS.values()}) == len(MIGRATIONS)
+
+
+MUTATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "insert", "remove", "double", "number"]),
+        st.floats(0, 1),
+        st.integers(0, 255),
+        st.integers(1, 64),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(content, mutations):
+    """What a hostile hand or a bad disk makes of a file."""
+    for kind, where, byte, size in mutations:
+        index = int(where * (len(content) - 1))
+        if kind == "flip":
+            content = content[:index] + bytes([content[index] ^ (byte or 1)]) + content[index + 1 :]
+        elif kind == "cut":
+            content = content[: max(1, index)]
+        elif kind == "insert":
+            content = content[:index] + bytes([byte]) * size + content[index:]
+        elif kind == "remove":
+            content = content[:index] + content[index + size :] or b"a"
+        elif kind == "double":
+            content = content[:index] + content[index : index + size] + content[index:]
+        else:  # another number, perhaps a giant one, where the header has one
+            end = 8 + struct.unpack("<Q", content[:8])[0] if len(content) > 8 else 0
+            found = [*re.finditer(rb"\d+", content[8:end])]
+            if found:
+                span = found[int(where * (len(found) - 1))].span()
+                number = str(byte << size).encode()
+                content = content[: 8 + span[0]] + number + content[8 + span[1] :]
+    return content
+
 
 class TestRefused:
+    @settings(max_examples=300)
+    @given(mutations=MUTATIONS)
+    def test_whatever_is_changed(self, whole, fuzzed, load, mutations):
+        """Refused without taking memory, or what was changed says nothing."""
+        content = mutated(whole, mutations)
+        fuzzed.write_bytes(content)
+        tracemalloc.start()
+        try:
+            loaded = load(fuzzed)
+        except SnapshotError:
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+            return
+        finally:
+            tracemalloc.stop()
+        out, ref = tracked(content), tracked(whole)
+        assert out == ref
+        assert loaded.stats.tokens_read == len(FIRST.encode())
+
+    @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "a/../../b", "missing/session"])
+    def test_paths_that_cannot_be(self, model, load, tmp_path, name):
+        with pytest.raises(SnapshotError):
+            load(tmp_path / name)
+        session = new_session(model)
+        session.read(FIRST[:50])
+        with pytest.raises(SnapshotError, match="could not be written"):
+            session.save(tmp_path / name)
+
+    def test_pipes_and_links(self, snapshot, load, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        assert "no such session file" in refusal(load, tmp_path / "pipe")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        refusal(load, tmp_path / "loop")
+        (tmp_path / "link").symlink_to(snapshot)
+        assert load(tmp_path / "link").stats.tokens_read == len(FIRST.encode())
+
     def test_another_models_snapshot(self, snapshot):
         with pytest.raises(SnapshotError, match=r"another model \(tiny\)"):
             Session.load(snapshot, infini_model(seed=1), byte_tokenizer())
@@ -209,7 +380,7 @@ class TestRefused:
                 header["__metadata__"]["version"] = version
 
         edit(snapshot, change)
-        with pytest.raises(SnapshotError, match=f"has version .*, this program reads version {VERSION}"):
+        with pytest.raises(SnapshotError, match=f"has version .*, this program reads versions 1 to {VERSION}"):
             read_header(snapshot)
 
     @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infini_attention.sessions import Session
 
 NAME = "chat"
-COMMANDS = "/read FILE, /save FILE, /quit"
+COMMANDS = "/read FILE, /save FILE, /mark NAME, /rewind [N or NAME], /quit"
 
 
 def run(
@@ -48,7 +48,8 @@ def run(
     """Talk with a model that does not run out of context.
 
     Each line is a message. /read FILE reads a text into the memory, /save FILE writes a session file, and /quit or the
-    end of the input ends the chat. Without a terminal, the lines come from standard input.
+    end of the input ends the chat. /rewind takes back the last message and its reply, /rewind N the last N, and
+    /rewind NAME all since /mark NAME. Without a terminal, the lines come from standard input.
 
     Ctrl-C stops a reply, and what was said of it stays said; between replies it ends the chat, which -o still saves.
     With --json, each turn is an object on a line of its own.
@@ -100,12 +101,16 @@ class _Chat:
             return
         if not command.startswith("/"):
             self._say(line)
-        elif command not in ("/read", "/save") or not argument:
+        elif command == "/rewind":
+            self._rewind(argument)
+        elif command not in ("/read", "/save", "/mark") or not argument:
             raise InputError(
                 f"{line.strip()!r} is no command; expected {COMMANDS}, or a message without a slash before it"
             )
         elif command == "/save":
             self._save(Path(argument).expanduser())
+        elif command == "/mark":
+            self._mark(argument)
         elif self._read(Path(argument).expanduser()) and not interactive:
             raise KeyboardInterrupt
 
@@ -132,6 +137,23 @@ class _Chat:
         self.stream.save(path)
         self.saved.add(path)
         _remark(f"saved to {path}", quiet=self.as_json)
+
+    def _mark(self, name: str) -> None:
+        if name.isdecimal():
+            raise InputError(f"/mark {name}: a number means messages to /rewind; name the mark otherwise")
+        self.stream.mark(name)
+        _remark(f"marked as {name}", quiet=self.as_json)
+
+    def _rewind(self, argument: str) -> None:
+        start = time.perf_counter()
+        if argument and not argument.isdecimal():
+            read_again = self.stream.rewind(to_mark=argument)
+        else:
+            turns, count = self.stream.turns, int(argument or 1)
+            if not 1 <= count <= turns:
+                raise InputError(f"/rewind {argument}: expected 1 to {turns} messages that were replied to, or a mark")
+            read_again = self.stream.rewind(to_turn=turns - count)
+        self._report({"rewind": argument, "turns": self.stream.turns, "tokens_read_again": read_again}, start)
 
     def end(self, output: Path) -> None:
         """Saves what was said, if anything was."""

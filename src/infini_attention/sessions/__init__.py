@@ -1,8 +1,28 @@
-"""Live streams: a model, its state, and what was read; saved as snapshots."""
+"""Live streams: a model, its state, and what was read; rewound, forked, and kept in files and stores."""
 
 from infini_attention.sessions.dialogue import Reply
+from infini_attention.sessions.history import HistorySettings
+from infini_attention.sessions.quota import StoreLimits, least_recently_used
+from infini_attention.sessions.recovery import rebuild_store
+from infini_attention.sessions.rows import StoredPlace, StoredSession
 from infini_attention.sessions.session import Session
-from infini_attention.sessions.snapshot import SnapshotHeader, read_header
+from infini_attention.sessions.snapshot import Snapshot
+from infini_attention.sessions.snapshot_file import SnapshotHeader, read_header
 from infini_attention.sessions.stats import ReadStats
+from infini_attention.sessions.store import SessionStore
 
-__all__ = ["ReadStats", "Reply", "Session", "SnapshotHeader", "read_header"]
+__all__ = [
+    "HistorySettings",
+    "ReadStats",
+    "Reply",
+    "Session",
+    "SessionStore",
+    "Snapshot",
+    "SnapshotHeader",
+    "StoreLimits",
+    "StoredPlace",
+    "StoredSession",
+    "least_recently_used",
+    "read_header",
+    "rebuild_store",
+]

@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 BLOCK_TOKENS = 1024
@@ -32,6 +32,15 @@ class TokenDigest:
     def hex(self) -> str:
         """The digest of all tokens so far."""
         return _link(self.chain, self.pending)
+
+
+def prefix_digests(token_ids: Sequence[int], lengths: Iterable[int]) -> dict[int, str]:
+    """`TokenDigest.hex` of the first n tokens for each n of `lengths`, in one pass; without those beyond the end."""
+    digest, done, digests = TokenDigest(), 0, {}
+    for length in sorted({length for length in lengths if 0 <= length <= len(token_ids)}):
+        digest, done = digest.update(token_ids[done:length]), length
+        digests[length] = digest.hex
+    return digests
 
 
 def _link(chain: str, tokens: Sequence[int]) -> str:

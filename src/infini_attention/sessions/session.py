@@ -1,169 +1,33 @@
-"""A live stream: a model that has read something, and goes on from there."""
+"""A session: a stream that is read, asked, talked with, taken back and saved."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from infini_attention.data import tokenize_stream
 from infini_attention.data.chat import PLAIN_QUESTION, ChatTemplate
-from infini_attention.errors import InputError, SnapshotError
-from infini_attention.models import InfiniCache
-from infini_attention.models.fingerprint import fingerprint
-from infini_attention.models.scoring import logits_of, score
-from infini_attention.models.states import empty_states, full_kv_bytes
-from infini_attention.sessions.chunks import after_known_start, chunks, limited
+from infini_attention.errors import InputError
 from infini_attention.sessions.dialogue import Ends, Reply, check_message, end_tokens, reply_ends
-from infini_attention.sessions.digest import TokenDigest
-from infini_attention.sessions.snapshot import SnapshotHeader, load_snapshot, read_header, save_snapshot
-from infini_attention.sessions.stats import ReadStats
-
-# Tokens handled at a time unless asked otherwise. It changes no result.
-CHUNK_TOKENS = 1024
+from infini_attention.sessions.stream import CHUNK_TOKENS
+from infini_attention.sessions.timeline import Timeline
 
 
-@dataclass(frozen=True)
-class Position:
-    """A place in a stream: all that has to be kept to go on from it. Nothing in it is ever changed."""
+class Session(Timeline):
+    """A stream of one row. Reading and generating move it forward, `rewind` back; `fork()` makes a second one.
 
-    cache: InfiniCache
-    stats: ReadStats
-    digest: TokenDigest
-    logits: Tensor | None  # [V], of the token after the last one read
-    turns: int = 0  # messages of a chat that were replied to
-
-
-class Session:
-    """A stream of one row. Reading and generating move it forward; `fork()` keeps a place to come back to.
+    It can be read to (`read`, `read_tokens`), talked with (`generate`, `ask`, `chat`), taken back (`mark`, `rewind`)
+    and kept (`snapshot`, `save`, `load`; in a `SessionStore` with its history).
 
     Args:
         model: an Infini model.
         tokenizer: its tokenizer.
         name: what the model is called, kept in snapshots as a hint.
         adapter: that gave the model its memory, kept in snapshots as a hint.
+        history: how much of its past it keeps, to go back to.
     """
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "", adapter: str = ""
-    ) -> None:
-        self.model, self.tokenizer, self.name, self.adapter = model, tokenizer, name, adapter
-        self.position = Position(InfiniCache(model.config.num_hidden_layers), ReadStats(), TokenDigest(), None)
-
-    @property
-    def cache(self) -> InfiniCache:
-        return self.position.cache
-
-    @property
-    def stats(self) -> ReadStats:
-        return self.position.stats
-
-    @property
-    def segment_size(self) -> int:
-        return self.model.config.infini_settings.segment_size
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the whole state: the same from the first token on."""
-        return self.cache.nbytes
-
-    @property
-    def full_kv_bytes(self) -> int:
-        """Bytes that a full key-value cache would take for what was read."""
-        return full_kv_bytes(self.model, self.stats.tokens_read)
-
-    @property
-    def tokens_in_window(self) -> int:
-        """Tokens of the unfinished segment, which attention sees exactly."""
-        return self._tokens_seen % self.segment_size
-
-    @property
-    def tokens_compressed(self) -> int:
-        """Tokens that are in the memory alone."""
-        return self._tokens_seen - self.tokens_in_window
-
-    @property
-    def _tokens_seen(self) -> int:
-        seen = self.cache.tokens_seen
-        return 0 if seen is None else int(seen[0])
-
-    @property
-    def dropped_tokens(self) -> int:
-        """Tokens that are neither in the window nor in the memory: none."""
-        return self.stats.tokens_read - self.tokens_in_window - self.tokens_compressed
-
-    def fork(self) -> "Session":
-        """A second session that goes on from here; what both have read is shared, not copied."""
-        fork = Session(self.model, self.tokenizer, name=self.name, adapter=self.adapter)
-        fork.position = self.position
-        return fork
-
-    def read(self, text: str | Iterable[str], **options: Any) -> ReadStats:
-        """Reads a text, or blocks of one, to its end; the options are those of `read_steps`."""
-        for _ in self.read_steps([text] if isinstance(text, str) else text, **options):
-            pass
-        return self.stats
-
-    def read_steps(
-        self,
-        blocks: Iterable[str],
-        *,
-        chunk_size: int | None = None,
-        scored: bool = True,
-        max_tokens: int | None = None,
-        resume: bool = False,
-    ) -> Iterator[ReadStats]:
-        """Reads blocks of text as they come, and yields after each chunk.
-
-        However it is interrupted, the session is that of all whole chunks so far.
-
-        Args:
-            blocks: pieces of one text, cut anywhere.
-            chunk_size: tokens handled at a time; changes no result. None means one segment, and at least 1024.
-            scored: whether to compute the loss of each token.
-            max_tokens: stop after so many.
-            resume: the text begins with all that the session has read; that is checked, and the rest is read.
-
-        Raises:
-            InputError: bad text, or with `resume` a text that begins otherwise.
-        """
-        chunk_size = max(CHUNK_TOKENS, self.segment_size) if chunk_size is None else chunk_size
-        if chunk_size < 1:
-            raise InputError(f"chunk_size must be at least 1, in tokens; got {chunk_size}")
-        pieces = tokenize_stream(blocks, self.tokenizer, start=resume or self.stats.tokens_read == 0)
-        if resume:
-            pieces = after_known_start(pieces, self.stats.tokens_read, self.position.digest)
-        if max_tokens is not None:
-            pieces = limited(pieces, max_tokens)
-        first = -self.tokens_in_window % self.segment_size or chunk_size  # chunks then begin where segments do
-        for ids, nbytes in chunks(pieces, min(first, chunk_size), chunk_size):
-            self._advance(ids, nbytes, scored)
-            yield self.stats
-
-    @torch.inference_mode()
-    def _advance(self, token_ids: Sequence[int], text_bytes: int, scored: bool) -> None:
-        ids = torch.tensor([token_ids], device=self.model.device)
-        cache, stats, foretold = self.cache.fork(), self.stats, self.position.logits
-        base: nn.Module = self.model.base_model
-        hidden = base(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
-        stats = replace(stats, tokens_read=stats.tokens_read + len(token_ids), text_bytes=stats.text_bytes + text_bytes)
-        if scored:
-            losses = score(self.model, hidden[:-1], ids[0, 1:])
-            if foretold is not None:  # the first token was foretold by the chunk before
-                losses = torch.cat((F.cross_entropy(foretold, ids[0, 0])[None], losses))
-            stats = replace(
-                stats,
-                nats=stats.nats + float(losses.double().sum()),
-                tokens_scored=stats.tokens_scored + len(losses),
-                bytes_scored=stats.bytes_scored + text_bytes,
-            )
-        # One assignment: an interrupt finds the session before the chunk or after it, never in between.
-        digest, logits = self.position.digest.update(token_ids), logits_of(self.model, hidden[-1])
-        self.position = replace(self.position, cache=cache, stats=stats, digest=digest, logits=logits)
 
     def generate(self, prompt: str, **options: Any) -> str:
         """Reads `prompt` and goes on writing. The session has then read the prompt and all that was written.
@@ -229,12 +93,13 @@ class Session:
         template.check_stable()
         check_message(message, "message", self.tokenizer)
         turn, ends = self.fork(), reply_ends(template, self.model, stop)
+        turn.position = turn.position.keep(border=True, opens=self.position.turns)
         last, *written = turn._write(self._turn(template, message), ends, **options)
         reply = ends.reply(written)
         template.check_reply(message, reply.text)
         said = written[:-1] if reply.finished else written  # the template's own end follows
         turn._advance([last, *said, *template.closing], 0, scored=False)
-        self.position = replace(turn.position, turns=self.position.turns + 1)
+        self.position = replace(turn.position, turns=self.position.turns + 1).keep(border=True)
         return reply
 
     def _turn(self, template: ChatTemplate, message: str) -> list[int]:
@@ -279,54 +144,3 @@ class Session:
             **options,
         )
         return [int(token) for token in out[0]]
-
-    def save(self, path: str | Path) -> None:
-        """Writes a snapshot: the session can go on from it in another process. Raises `SnapshotError`."""
-        position = self.position
-        if position.logits is None:
-            raise SnapshotError("the session has read nothing yet: there is nothing to save")
-        header = SnapshotHeader(
-            model=self.name,
-            fingerprint=fingerprint(self.model),
-            settings=self.model.config.infini,
-            stats=position.stats,
-            digest_chain=position.digest.chain,
-            digest_pending=list(position.digest.pending),
-            turns=position.turns,
-            adapter=self.adapter,
-        )
-        states = tuple(state for state in position.cache.states if state is not None)
-        save_snapshot(Path(path), header, states, position.logits)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str = "",
-        adapter: str | None = None,
-    ) -> "Session":
-        """The session of a snapshot. Raises `SnapshotError` for a damaged one, or one that another model made."""
-        header = read_header(Path(path))
-        found = fingerprint(model)
-        if header.fingerprint != found:
-            made_with = " with the adapter ".join(filter(None, (header.model, header.adapter)))
-            made_with = made_with and f" ({made_with})"
-            raise SnapshotError(
-                f"{path}: was made with another model{made_with}: fingerprint {header.fingerprint[:12]}, this model "
-                f"has {found[:12]}; open it with the model it was made with"
-            )
-        session = cls(
-            model, tokenizer, name=name or header.model, adapter=header.adapter if adapter is None else adapter
-        )
-        states, logits = load_snapshot(Path(path), empty_states(model), model.config.vocab_size)
-        session.position = Position(
-            InfiniCache.from_states(states, header.stats.tokens_read),
-            header.stats,
-            TokenDigest(header.digest_chain, tuple(header.digest_pending)),
-            logits.to(model.device),
-            header.turns,
-        )
-        return session

@@ -1,200 +1,215 @@
-"""A session's state as one safetensors file with a versioned header. Nothing in it is ever executed."""
+"""A place in a stream as a small value that never changes: what a rewind goes back to, and what a file or store keeps.
 
-import contextlib
+Of the unfinished segment only the slots in use are kept. Snapshots of one stream and of its forks share what they have
+in common: the memory that all tokens of a segment read, and the keys and values of the tokens that both have seen.
+"""
+
 import hashlib
-import json
-import os
-import struct
-import tempfile
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, get_origin
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from infini_attention.errors import SnapshotError
+from infini_attention.sessions.digest import TokenDigest
 from infini_attention.sessions.stats import ReadStats
 from infini_attention.state import InfiniState, Memory
 
-FORMAT = "infini-attention session"
-VERSION = 1
-_MAX_HEADER_BYTES = 16 << 20
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Tensors of all layers by name, which several snapshots may hold together. They are never written to."""
+
+    tensors: Tensors
+
+    @cached_property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @cached_property
+    def identity(self) -> tuple[str, int]:
+        """SHA-256 of `encoded()`, and its bytes."""
+        content = self.encoded()
+        return hashlib.sha256(content).hexdigest(), len(content)
+
+    def encoded(self) -> bytes:
+        """As a safetensors file: the same bytes for the same numbers, in any process."""
+        return save(self.tensors)
+
+    def to(self, device: torch.device | str) -> "Part":
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return self if all(moved[name] is tensor for name, tensor in self.tensors.items()) else Part(moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A session's state after `tokens` tokens.
+
+    Attributes:
+        stats, digest, turns: as in `Position`.
+        committed: the memory as it stood at the start of the unfinished segment, the same for all of that segment.
+        latest: what the unfinished segment has written to the memory, if it has begun, and `logits [V]` (float32) of
+            the next token.
+        window: keys and values of the unfinished segment in pieces `[1, n, G, D]`, whose n add up to the slots in use.
+    """
+
+    stats: ReadStats
+    digest: TokenDigest
+    turns: int
+    committed: Part
+    latest: Part
+    window: tuple[Part, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.stats.tokens_read
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.committed, self.latest, *self.window)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers; of several snapshots, `unique_bytes` counts what they share once."""
+        return unique_bytes([self])
+
+    @property
+    def logits(self) -> Tensor | None:
+        """`[V]`; None before the first token."""
+        return self.latest.tensors.get("logits")
+
+    @classmethod
+    def start(cls) -> "Snapshot":
+        """Of a stream that has read nothing."""
+        return cls(ReadStats(), TokenDigest(), 0, Part({}), Part({}), ())
+
+    @classmethod
+    def take(
+        cls,
+        states: Sequence[InfiniState],
+        stats: ReadStats,
+        digest: TokenDigest,
+        turns: int,
+        logits: Tensor,
+        base: "Snapshot | None" = None,
+    ) -> "Snapshot":
+        """Of a stream of one row.
+
+        Args:
+            states: one per layer, after `stats.tokens_read` tokens.
+            base: an earlier snapshot of the same stream; what has not changed since is shared with it.
+        """
+        size, tokens = states[0].segment_size, stats.tokens_read
+        assert all(int(state.tokens_seen[0]) == tokens for state in states)
+        filled, first = tokens % size, 0
+        committed: Part | None = None
+        window: tuple[Part, ...] = ()
+        if base is not None and 0 < base.tokens <= tokens and base.tokens // size == tokens // size:
+            committed, window, first = base.committed, base.window, base.tokens % size
+        if committed is None:
+            committed = Part(_copied(_of_layers(_memory_of(state, "committed") for state in states)))
+        latest = {"logits": logits}
+        if filled:
+            latest |= _of_layers(_memory_of(state, "running") for state in states)
+        else:
+            assert all(_is_at_rest(state) for state in states)
+        if first < filled or not window:
+            slots = slice(first, filled)
+            piece = _of_layers({"keys": s.keys[:, slots], "values": s.values[:, slots]} for s in states)
+            window = (*window, Part(_copied(piece)))
+        return cls(stats, digest, turns, committed, Part(_copied(latest)), window)
+
+    def states(self, segment_size: int) -> tuple[InfiniState, ...]:
+        """The whole states, one per layer, equal to the last bit to those that the snapshot was taken of."""
+        layers = sum(name.endswith(".committed.matrix") for name in self.committed.tensors)
+        tokens = torch.tensor([self.tokens])
+        states = []
+        for layer in range(layers):
+            committed = _memory(self.committed.tensors, f"layers.{layer}.committed")
+            if self.tokens % segment_size:
+                running = _memory(self.latest.tensors, f"layers.{layer}.running")
+            else:
+                running = _at_rest(committed)
+            keys, values = (
+                _filled_up([part.tensors[f"layers.{layer}.{name}"] for part in self.window], segment_size)
+                for name in ("keys", "values")
+            )
+            states.append(InfiniState(committed, running, keys, values, tokens))
+        return tuple(states)
+
+    def to(self, device: torch.device | str) -> "Snapshot":
+        """The same snapshot on `device`; shares nothing with the one it comes from unless that is there already."""
+        committed, latest, *window = (part.to(device) for part in self.parts)
+        return replace(self, committed=committed, latest=latest, window=tuple(window))
 
 
 @dataclass(frozen=True)
-class SnapshotHeader:
-    """What a snapshot says about itself.
+class Layout:
+    """The names, shapes and dtypes of a snapshot's tensors, part by part. The tensors are on `meta`."""
 
-    Attributes:
-        model: what the session was opened with: a path, a name or a hub id.
-        fingerprint: of the model's weights and settings.
-        settings: the model's `config.infini`, to convert a base model alike.
-        stats: what was read.
-        digest_chain, digest_pending: see `TokenDigest`.
-        turns: messages of a chat that were replied to.
-        adapter: that gave the model its memory: a file, `default` for the one that comes with this package, or nothing.
-    """
+    committed: Tensors
+    latest: Tensors
+    window: Tensors
 
-    model: str
-    fingerprint: str
-    settings: dict[str, Any]
-    stats: ReadStats
-    digest_chain: str
-    digest_pending: list[int]
-    turns: int = 0
-    adapter: str = ""
+    @classmethod
+    def of(cls, states: Sequence[InfiniState], vocab_size: int, tokens: int) -> "Layout":
+        """Of a snapshot after `tokens` tokens, by a model's empty states."""
+        states = [state.to("meta") for state in states]
+        filled = tokens % states[0].segment_size
+        latest = {"logits": torch.empty(vocab_size, device="meta")}
+        if filled:
+            latest |= _of_layers(_memory_of(state, "running") for state in states)
+        window = _of_layers({"keys": s.keys[:, :filled], "values": s.values[:, :filled]} for s in states)
+        return cls(_of_layers(_memory_of(state, "committed") for state in states), latest, window)
 
-
-def save_snapshot(path: Path, header: SnapshotHeader, states: tuple[InfiniState, ...], logits: Tensor) -> None:
-    """Writes a snapshot; the file appears whole or not at all.
-
-    Raises:
-        SnapshotError: the disk is full, or the folder cannot be written.
-    """
-    tensors = {"logits": logits.contiguous()}
-    for layer, state in enumerate(states):
-        tensors |= {f"layers.{layer}.{name}": tensor.clone() for name, tensor in _named(state).items()}
-    entries = json.dumps(asdict(header))
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": entries, "sha256": _sha256(entries, tensors)}
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            scratch = Path(file.name)
-            try:
-                file.write(save(tensors, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-                scratch.replace(path)
-            except BaseException:
-                scratch.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise SnapshotError(f"{path}: could not be written ({error.strerror}); nothing was changed") from error
+    @property
+    def all(self) -> Tensors:
+        return self.committed | self.latest | self.window
 
 
-def read_header(path: Path) -> SnapshotHeader:
-    """The header alone; allocates nothing else. Raises `SnapshotError` where the file is not a whole snapshot."""
-    _check_size(path)
-    with _opened(path) as file:
-        return _header(path, file.metadata() or {})
+def unique_bytes(snapshots: Iterable[Snapshot]) -> int:
+    """Bytes of all numbers of some snapshots, each counted once however many of them share it."""
+    parts = {id(part): part for snapshot in snapshots for part in snapshot.parts}
+    return sum(part.nbytes for part in parts.values())
 
 
-def load_snapshot(
-    path: Path, expected: tuple[InfiniState, ...], vocab_size: int
-) -> tuple[tuple[InfiniState, ...], Tensor]:
-    """The states of all layers and the next-token logits `[V]`.
-
-    Args:
-        path: of the file; `read_header` says whose model it belongs to.
-        expected: empty states of the model; names, shapes and dtypes are compared with them before anything is read.
-        vocab_size: of the model.
-
-    Raises:
-        SnapshotError: a file that is damaged, or does not fit the model.
-    """
-    _check_size(path)
-    wanted = {"logits": torch.empty(vocab_size, device="meta")}
-    for layer, state in enumerate(expected):
-        wanted |= {f"layers.{layer}.{name}": tensor for name, tensor in _named(state).items()}
-    with _opened(path) as file:
-        if set(file.keys()) != set(wanted):
-            raise SnapshotError(
-                f"{path}: has other tensors than this model's sessions; open it with the model it was made with"
-            )
-        for name, tensor in wanted.items():
-            found = file.get_slice(name)
-            dtype = _DTYPES.get(found.get_dtype())
-            if list(found.get_shape()) != list(tensor.shape) or dtype != tensor.dtype:
-                raise SnapshotError(
-                    f"{path}: {name} is {found.get_dtype()} {found.get_shape()}, expected {tensor.dtype} "
-                    f"{list(tensor.shape)}; open it with the model it was made with"
-                )
-        tensors = {name: file.get_tensor(name) for name in wanted}
-        metadata = file.metadata() or {}
-    if metadata.get("sha256") != _sha256(metadata.get("header", ""), tensors):
-        raise SnapshotError(f"{path}: is damaged: its sha256 is not that of what it holds; use another copy")
-    states = []
-    for layer, state in enumerate(expected):
-        named = {name: tensors[f"layers.{layer}.{name}"] for name in _named(state)}
-        states.append(_state(named).to(state.keys.device))
-    return tuple(states), tensors["logits"]
+def _of_layers(named: Iterable[Tensors]) -> Tensors:
+    return {f"layers.{layer}.{name}": tensor for layer, own in enumerate(named) for name, tensor in own.items()}
 
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64}
+def _memory_of(state: InfiniState, which: str) -> Tensors:
+    memory: Memory = getattr(state, which)
+    named = {f"{which}.matrix": memory.matrix}
+    return named if memory.normalizer is None else named | {f"{which}.normalizer": memory.normalizer}
 
 
-def _sha256(header: str, tensors: dict[str, Tensor]) -> str:
-    """Of the header and all numbers: a flipped bit would otherwise go unnoticed."""
-    digest = hashlib.sha256(header.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _memory(tensors: Tensors, name: str) -> Memory:
+    return Memory(tensors[f"{name}.matrix"], tensors.get(f"{name}.normalizer"))
 
 
-def _named(state: InfiniState) -> dict[str, Tensor]:
-    named = {"keys": state.keys, "values": state.values, "tokens_seen": state.tokens_seen}
-    for name, memory in (("committed", state.committed), ("running", state.running)):
-        named[f"{name}.matrix"] = memory.matrix
-        if memory.normalizer is not None:
-            named[f"{name}.normalizer"] = memory.normalizer
-    return named
+def _copied(tensors: Tensors) -> Tensors:
+    """Without the larger storage that a tensor may be a view of."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
-def _state(named: dict[str, Tensor]) -> InfiniState:
-    committed, running = (
-        Memory(named[f"{name}.matrix"], named.get(f"{name}.normalizer")) for name in ("committed", "running")
-    )
-    return InfiniState(committed, running, named["keys"], named["values"], named["tokens_seen"])
+def _at_rest(committed: Memory) -> Memory:
+    """The running memory between two segments: the committed one under gated_delta, else what was added: nothing."""
+    if committed.normalizer is None:
+        return committed
+    return Memory(torch.zeros_like(committed.matrix), torch.zeros_like(committed.normalizer))
 
 
-def _check_size(path: Path) -> None:
-    """Raises unless `path` is a file whose first eight bytes name a header that lies inside it."""
-    if not path.is_file():
-        raise SnapshotError(f"{path}: no such session file")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read ({error.strerror})") from error
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-    if length > min(size - 8, _MAX_HEADER_BYTES):
-        raise SnapshotError(f"{path}: is not a session file, or it was cut short")
+def _is_at_rest(state: InfiniState) -> bool:
+    pairs = zip(state.running.tensors(), _at_rest(state.committed).tensors(), strict=True)
+    return all(torch.equal(running, rest) for running, rest in pairs)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Any:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: a file too large to map
-        raise SnapshotError(f"{path}: is not a session file, or it is damaged ({error})") from error
-
-
-def _header(path: Path, metadata: dict[str, str]) -> SnapshotHeader:
-    if metadata.get("format") != FORMAT:
-        raise SnapshotError(f"{path}: is not a session file; `infini read ... -o FILE` makes one")
-    if metadata.get("version") != str(VERSION):
-        raise SnapshotError(f"{path}: has version {metadata.get('version')!r}, this program reads version {VERSION}")
-    try:
-        entries = json.loads(metadata["header"])
-        header = SnapshotHeader(**entries | {"stats": ReadStats(**entries["stats"])})
-        _check_types(header)
-        _check_types(header.stats)
-        if not all(isinstance(token, int) and 0 <= token < 2**63 for token in header.digest_pending):
-            raise TypeError("digest_pending must be token ids")
-        return header
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SnapshotError(f"{path}: its header is damaged ({error})") from error
-
-
-def _check_types(entry: Any) -> None:
-    """JSON from outside: each field must be what the dataclass says, and no count negative."""
-    for field in fields(entry):
-        value, kind = getattr(entry, field.name), get_origin(field.type) or field.type
-        fits = isinstance(value, (int, float) if kind is float else kind)  # type: ignore[arg-type]
-        if not fits or (isinstance(value, int | float) and not 0 <= value < 2**63):
-            raise TypeError(f"{field.name} is {value!r}")
+def _filled_up(pieces: list[Tensor], size: int) -> Tensor:
+    """`[1, C, G, D]`, the slots that are not in use zero."""
+    first = pieces[0]
+    unused = size - sum(piece.shape[1] for piece in pieces)
+    return torch.cat([*pieces, first.new_zeros(1, unused, *first.shape[2:])], 1)
