@@ -4,10 +4,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from infini_attention.data.assembly import Assembly
 from infini_attention.data.chat import PLAIN_QUESTION, ChatTemplate
 from infini_attention.data.haystack import Haystack, sentence_ends
 from infini_attention.data.names import TRAIN_NAMES
@@ -221,28 +220,16 @@ def facts(
             "tokenizer; use a longer length or fewer facts"
         )
     filler = haystack.cut(length - used, rng)
-    parts: list[Tensor] = []
-    needles, start, end = [], 0, 0
-    for ids, place in zip(hidden, sentence_ends(tokenizer, filler, count, rng), strict=True):
-        parts += [filler[start:place], torch.tensor(ids)]
-        end += place - start + len(ids)
-        needles.append((end - len(ids), end))
-        start = place
-    parts.append(filler[start:])
-    end += len(filler) - start
-    spans, answers = [], []
-    for before, answer in quiz:
-        parts += [torch.tensor(before), torch.tensor(answer)]
-        spans.append((end, end + len(before)))
-        answers.append((end + len(before), end + len(before) + len(answer)))
-        end = answers[-1][1]
+    text = Assembly()
+    needles = text.hide(hidden, sentence_ends(tokenizer, filler, count, rng), filler)
+    spans = [(text.add(before), text.add(answer)) for before, answer in quiz]
     return RecallSample(
-        torch.cat(parts),
-        tuple(answers),
-        tuple(needles),
-        tuple(known[number][0] for number in asked),
-        tuple(spans),
-        tuple(needles[number] for number in asked),
+        text.token_ids,
+        answers=tuple(answer for _, answer in spans),
+        needles=needles,
+        names=tuple(known[number][0] for number in asked),
+        questions=tuple(question for question, _ in spans),
+        sources=tuple(needles[number] for number in asked),
     )
 
 

@@ -4,10 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from infini_attention.data.assembly import Assembly, Span
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES
 from infini_attention.data.tokens import encode_after, tokenize_stream
@@ -22,8 +22,6 @@ NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = " What is the pass key? The pass key is "
 NAMED_NEEDLE = " The pass key of {name} is {key}. Remember it. {key} is the pass key of {name}."
 NAMED_QUESTION = " What is the pass key of {name}? The pass key of {name} is "
-
-Span = tuple[int, int]  # token positions: start, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -164,14 +162,9 @@ def _sample(
             "with this tokenizer; use a longer length or fewer keys"
         )
     filler = haystack.cut(length - used, rng)
-    text = _Text([torch.tensor(opening)])
-    spans, start = [], 0
-    for ids, depth in zip(hidden, depths, strict=True):
-        place = round(depth * len(filler))
-        text.add(filler[start:place])
-        spans.append(text.add(ids))
-        start = place
-    text.add(filler[start:])
+    text = Assembly()
+    text.add(opening)
+    spans = text.hide(hidden, [round(depth * len(filler)) for depth in depths], filler)
     latest = {name: span for (name, _), span in zip(needles, spans, strict=True)}
     questions, answers = [], []
     for number, (question, answer) in enumerate(quiz):
@@ -181,26 +174,13 @@ def _sample(
         answers.append(text.add(answer))
     people = tuple(name for name, _ in asked)
     return RecallSample(
-        torch.cat(text.parts),
+        text.token_ids,
         tuple(answers),
-        tuple(spans),
+        spans,
         people,
         tuple(questions),
         tuple(latest.get(name) for name in people),
     )
-
-
-class _Text:
-    """Tokens that are put together."""
-
-    def __init__(self, parts: list[Tensor]) -> None:
-        self.parts, self.count = parts, sum(map(len, parts))
-
-    def add(self, ids: Tensor | Sequence[int]) -> Span:
-        """Where they come to stand."""
-        start, self.count = self.count, self.count + len(ids)
-        self.parts.append(torch.as_tensor(ids, dtype=torch.int64))
-        return start, self.count
 
 
 def _encode_question(tokenizer: PreTrainedTokenizerBase, question: str, key: str) -> tuple[list[int], list[int]]:

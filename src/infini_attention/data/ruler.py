@@ -7,12 +7,11 @@ sentences of running text, never on lines of their own; `vt` has no example befo
 import random
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from infini_attention.data.assembly import Assembly
 from infini_attention.data.haystack import Haystack, sentence_ends
-from infini_attention.data.recall import RecallSample, Span
+from infini_attention.data.recall import RecallSample
 from infini_attention.data.ruler_text import KINDS, Puzzle, draw_puzzle
 from infini_attention.data.tokens import encode_after, tokenize_stream
 from infini_attention.errors import InputError
@@ -69,26 +68,20 @@ def ruler_sample(
             "answer included; use a longer length"
         )
     filler = haystack.cut(total - used, rng)
-    parts, spans, start = [torch.tensor(opening)], {}, 0
-    for number, ids, place in zip(kept, hidden, sentence_ends(tokenizer, filler, len(kept), rng), strict=True):
-        parts += [filler[start:place], torch.tensor(ids)]
-        spans[number], start = _last_span(parts), place
     _check_told(tokenizer, puzzle, dict(zip(kept, hidden, strict=True)))
-    parts += [filler[start:], torch.tensor(question)]
+    text = Assembly()
+    text.add(opening)
+    needles = text.hide(hidden, sentence_ends(tokenizer, filler, len(kept), rng), filler)
+    spans, asked = dict(zip(kept, needles, strict=True)), text.add(question)
     return RulerSample(
-        torch.cat(parts),
+        text.token_ids,
         answers=(),
-        needles=tuple(spans.values()),
-        questions=((total - len(question), total),) * len(puzzle.expected),
+        needles=needles,
+        questions=(asked,) * len(puzzle.expected),
         sources=tuple(spans.get(number) for number in puzzle.tells),
         expected=tuple(puzzle.expected),
         new_tokens=kind.new_tokens,
     )
-
-
-def _last_span(parts: list[Tensor]) -> Span:
-    stop = sum(map(len, parts))
-    return stop - len(parts[-1]), stop
 
 
 def _check_told(tokenizer: PreTrainedTokenizerBase, puzzle: Puzzle, hidden: dict[int, list[int]]) -> None:
