@@ -72,6 +72,7 @@ def sample(
     V: int = 6,
     C: int = 8,
     R: int = 4,
+    W: int = 0,
     rule: str = "gated_delta",
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
@@ -96,12 +97,12 @@ def sample(
         small["log_decay"] = -0.05 * normal(B, T, G).abs()
         small["norm_weight"] = 1 + 0.5 * normal(V)
     if R:
-        angles = torch.outer(torch.arange(C), 100.0 ** -torch.linspace(0, 1, R // 2)).repeat(1, 2)
+        angles = torch.outer(torch.arange(W + C), 100.0 ** -torch.linspace(0, 1, R // 2)).repeat(1, 2)
         small |= {"cos": angles.cos().double(), "sin": angles.sin().double()}
     inputs |= {name: tensor.to(torch.promote_types(dtype, torch.float32)) for name, tensor in small.items()}
     if R:
         inputs["rotary"] = (inputs.pop("cos"), inputs.pop("sin"))
-    return inputs | {"segment_size": C, "rule": rule}
+    return inputs | {"segment_size": C, "rule": rule, "overlap": W}
 
 
 def take(inputs: Inputs, *, rows: Any = slice(None), span: Any = slice(None)) -> Inputs:

@@ -1,7 +1,8 @@
 """The legend of axes, and the tensor types that carry it.
 
     B batch · T time · H query heads · G key/value heads · K key head size · V value head size
-    S segments · P their S + 1 borders · C tokens per segment (the segment size) · L tokens handled together
+    S segments · P their S + 1 borders · C tokens per segment (the segment size) · W of the one before that are still
+    seen (the overlap) · L tokens handled together
     E model width · R rotary size
 
 `H` is never a head size. The public layout is `[B, T, H, D]`. The tests run with these types checked at every call
@@ -29,8 +30,11 @@ MemoryMatrix = Float[Tensor, "B G K V"]
 MemoryNormalizer = Float[Tensor, "B G K"]
 SegmentKeys = Float[Tensor, "B C G K"]
 SegmentValues = Float[Tensor, "B C G V"]
+OverlapKeys = Float[Tensor, "B W G K"]
+OverlapValues = Float[Tensor, "B W G V"]
 RowCounts = Int64[Tensor, "B"]
-RotaryTable = Float[Tensor, "C R"]
+RowFlags = Bool[Tensor, "B"]
+RotaryTable = Float[Tensor, "N R"]
 
 # Inside the vectorised backend the axes are reordered for batched matrix products.
 BlockKeys = Float[Tensor, "B G S L K"]

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from infini_attention.shapes import MemoryMatrix, MemoryNormalizer, RowCounts, Rule, SegmentKeys, SegmentValues
+from infini_attention.shapes import (
+    MemoryMatrix,
+    MemoryNormalizer,
+    OverlapKeys,
+    OverlapValues,
+    RowCounts,
+    RowFlags,
+    Rule,
+    SegmentKeys,
+    SegmentValues,
+)
 
 PAPER_RULES: tuple[Rule, ...] = ("linear", "delta")
 
@@ -37,6 +47,9 @@ class InfiniState:
             ends: beside the sums of a long stream, the write of a single token would be lost in rounding.
         keys: `[B, C, G, K]`, the unfinished segment's keys, rotated, in the dtype of the model; unused slots are zero.
         values: `[B, C, G, V]`, likewise.
+        overlap_keys: `[B, W, G, K]`, the last keys of the segment before, which attention still sees, rotated to the
+            places in front of the unfinished segment; zero in rows whose first segment is unfinished. W is often 0.
+        overlap_values: `[B, W, G, V]`, likewise.
         tokens_seen: `[B]` int64, real (not padded) tokens of each row. It stays on the CPU: how many slots of a segment
             are filled decides which code runs, and asking an accelerator for it would stall every decode step.
     """
@@ -45,6 +58,8 @@ class InfiniState:
     running: Memory
     keys: SegmentKeys
     values: SegmentValues
+    overlap_keys: OverlapKeys
+    overlap_values: OverlapValues
     tokens_seen: RowCounts
 
     @classmethod
@@ -57,6 +72,7 @@ class InfiniState:
         segment_size: int,
         *,
         rule: Rule,
+        overlap: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> "InfiniState":
@@ -68,7 +84,11 @@ class InfiniState:
         memory = Memory(matrix, normalizer)
         keys = torch.zeros(batch_size, segment_size, num_kv_heads, key_dim, dtype=dtype, device=device)
         values = torch.zeros(batch_size, segment_size, num_kv_heads, value_dim, dtype=dtype, device=device)
-        return cls(memory, memory, keys, values, torch.zeros(batch_size, dtype=torch.int64))
+        before = (
+            keys.new_zeros(batch_size, overlap, *keys.shape[2:]),
+            values.new_zeros(batch_size, overlap, *values.shape[2:]),
+        )
+        return cls(memory, memory, keys, values, *before, torch.zeros(batch_size, dtype=torch.int64))
 
     @property
     def batch_size(self) -> int:
@@ -79,15 +99,23 @@ class InfiniState:
         return self.keys.shape[1]
 
     @property
+    def overlap(self) -> int:
+        return self.overlap_keys.shape[1]
+
+    @property
+    def follows_segment(self) -> RowFlags:
+        """`[B]`: whether a whole segment was read, so that there is something to overlap with."""
+        return self.tokens_seen >= self.segment_size
+
+    @property
     def tokens_in_window(self) -> RowCounts:
         """`[B]`: tokens of the unfinished segment, which attention still sees exactly."""
         return self.tokens_seen % self.segment_size
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors: both memories, the segment's keys and values, the token counts."""
-        tensors = (*self.committed.tensors(), *self.running.tensors(), self.keys, self.values, self.tokens_seen)
-        return sum(tensor.nbytes for tensor in tensors)
+        """Bytes of all tensors: both memories, the segment's keys and values, the overlap's, the token counts."""
+        return sum(tensor.nbytes for tensor in pytree.tree_leaves(self))
 
     def to(self, device: torch.device | str) -> "InfiniState":
         """The same state on `device` (the token counts stay on the CPU)."""
@@ -107,7 +135,7 @@ class InfiniState:
         return pytree.tree_map(lambda tensor: tensor.repeat_interleave(times, 0), self)
 
     def forget(self) -> "InfiniState":
-        """The same stream with its memory emptied: the memory-off control. The unfinished segment stays."""
+        """The same stream with its memory emptied: the memory-off control. What attention sees stays."""
         empty = pytree.tree_map(torch.zeros_like, self.committed)
         return replace(self, committed=empty, running=empty)
 

@@ -29,9 +29,10 @@ def oracle(
     k_mem: Array | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    overlap: int = 0,
 ) -> tuple[Array, dict[str, NDArray]]:
     """The outputs and the final state of a stream that is read whole; arguments as in `infini_attention`."""
-    (B, T, H, K), (G, V), C = q.shape, v.shape[2:], segment_size
+    (B, T, H, K), (G, V), C, W = q.shape, v.shape[2:], segment_size, overlap
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
     scale = K**-0.5 if scale is None else scale
     out = np.zeros((B, T, H, V))
@@ -41,6 +42,8 @@ def oracle(
         "running.matrix": np.zeros((B, G, *memory_shape)),
         "keys": np.zeros((B, C, G, K)),
         "values": np.zeros((B, C, G, V)),
+        "overlap_keys": np.zeros((B, W, G, K)),
+        "overlap_values": np.zeros((B, W, G, V)),
         "tokens_seen": np.zeros(B, dtype=np.int64),
     }
     if rule in ("linear", "delta"):
@@ -51,17 +54,18 @@ def oracle(
         state["tokens_seen"][b] = len(real)
         for g in range(G):
             M_start, z_start = M, z = np.zeros((K, V)), np.zeros(K)
-            keys: list[Array] = []
-            values: list[Array] = []
-            for t in real:
-                slot = len(keys)
-                keys.append(_turn(k[b, t, g], slot, rotary))
-                values.append(v[b, t, g])
+            for index, t in enumerate(real):
+                slot = index % C
+                start = index - slot  # of the segment
+                # Whom attention sees: the segment so far, the end of the one before, and no more than the window.
+                first = max(0, start - W) if sliding_window is None else max(0, start - W, index + 1 - sliding_window)
+                seen = real[first : index + 1]
+                keys = [_turn(k[b, s, g], W + first - start + n, rotary) for n, s in enumerate(seen)]
+                values = [v[b, s, g] for s in seen]
                 for h in range(H):
                     if h // (H // G) != g:
                         continue
-                    first = 0 if sliding_window is None else max(0, slot + 1 - sliding_window)
-                    local = _attention(_turn(q[b, t, h], slot, rotary), keys[first:], values[first:], scale, softcap)
+                    local = _attention(_turn(q[b, t, h], W + slot, rotary), keys, values, scale, softcap)
                     out[b, t, h] = local
                     empty = not (M_start.any() if rule == "gated_delta" else z_start.any())
                     if rule != "none" and not empty:
@@ -79,16 +83,20 @@ def oracle(
                     if rule == "delta" and z_start.any():
                         value = value - key @ M_start / (key @ z_start)  # eq. 9
                     M, z = M + np.outer(key, value), z + key  # eq. 8
-                if len(keys) == C:
-                    M_start, z_start, keys, values = M, z, [], []
+                if slot == C - 1:
+                    M_start, z_start = M, z
             if rule in ("linear", "delta"):  # the state keeps apart what the unfinished segment adds
                 M, z = M - M_start, z - z_start
             if rule != "none":
                 state["committed.matrix"][b, g], state["running.matrix"][b, g] = M_start, M
             if rule in ("linear", "delta"):
                 state["committed.normalizer"][b, g], state["running.normalizer"][b, g] = z_start, z
-            for slot in range(len(keys)):
-                state["keys"][b, slot, g], state["values"][b, slot, g] = keys[slot], values[slot]
+            start = len(real) // C * C
+            for slot, t in enumerate(real[start:]):
+                state["keys"][b, slot, g], state["values"][b, slot, g] = _turn(k[b, t, g], W + slot, rotary), v[b, t, g]
+            for slot, t in enumerate(real[start - W : start] if start else []):
+                state["overlap_keys"][b, slot, g] = _turn(k[b, t, g], slot, rotary)
+                state["overlap_values"][b, slot, g] = v[b, t, g]
     return out, state
 
 
@@ -118,7 +126,7 @@ def _attention(q: Array, keys: list[Array], values: list[Array], scale: float, s
 
 
 def _turn(x: Array, slot: int, rotary: tuple[Array, Array] | None) -> Array:
-    """Turns channel i with channel i + R/2, both of the first R, by the angle of position `slot` in the segment."""
+    """Turns channel i with channel i + R/2, both of the first R, by the angle of position `slot`."""
     if rotary is None:
         return x
     cos, sin = rotary[0][slot], rotary[1][slot]

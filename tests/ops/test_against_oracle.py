@@ -113,6 +113,19 @@ def test_sliding_window_and_softcap(rule, backend, options, padded):
     assert_matches_oracle(inputs, [18, 19, 23, 24], backend=backend)
 
 
+@every_backend
+@every_rule
+@pytest.mark.parametrize(("C", "W"), [(1, 1), (8, 1), (8, 3), (8, 8), (64, 5)])
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 5}, {"softcap": 1.5}], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_overlap(rule, backend, C, W, options, padded):
+    """Whole segments, pieces of them, single tokens, and rows of which one is still in its first segment."""
+    padding_mask = torch.ones(2, 37, dtype=torch.bool)
+    padding_mask[0, :19] = False
+    inputs = sample(T=37, C=C, W=W, rule=rule) | options | {"padding_mask": padding_mask if padded else None}
+    assert_matches_oracle(inputs, [9, 18, 19, 23, 24], backend=backend)
+
+
 def test_capped_scores_some_rows_at_a_time(monkeypatch):
     """As many as there is room for, and at least one."""
     monkeypatch.setattr(mix, "CAPPED_SCORES", 3 * 4 * 8 * 8)
@@ -144,6 +157,7 @@ def streams(draw):
     G, K, T, B = (draw(st.integers(low, high)) for low, high in ((1, 2), (1, 6), (0, 30), (1, 3)))
     sizes = {"B": B, "T": T, "G": G, "K": K, "H": G * draw(st.integers(1, 3)), "R": 2 * draw(st.integers(0, K // 2))}
     sizes |= {"V": draw(st.integers(1, 5)), "C": draw(st.integers(1, 9)), "seed": draw(st.integers(0, 99))}
+    sizes["W"] = draw(st.integers(0, sizes["C"]))
     left_out = draw(st.sets(st.sampled_from(["q_mem", "k_mem", "beta", "log_decay", "norm_weight", "rotary"])))
     bounds = {"sliding_window": draw(st.none() | st.integers(1, 9)), "softcap": draw(st.sampled_from([None, 0.5, 5.0]))}
     padding = draw(st.none() | st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B))

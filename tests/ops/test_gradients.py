@@ -30,9 +30,10 @@ def gradients(inputs, cuts=(), *, backend, of_state=True, of_outputs=slice(None)
 
 
 @pytest.mark.parametrize("padding_mask", [None, PADDING], ids=["full", "padded"])
+@pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("rule", RULES)
-def test_torch_matches_reference_through_two_calls(rule, padding_mask):
-    inputs = sample(T=10, C=4, H=4, G=2, rule=rule) | {"padding_mask": padding_mask}
+def test_torch_matches_reference_through_two_calls(rule, overlap, padding_mask):
+    inputs = sample(T=10, C=4, W=overlap, H=4, G=2, rule=rule) | {"padding_mask": padding_mask}
     out, ref = gradients(inputs, [6], backend="torch"), gradients(inputs, backend="reference")
     assert {"q", "k", "v"} | ({"gate", "q_mem", "k_mem"} if rule != "none" else set()) <= ref.keys()
     assert_all_close(out, ref)
@@ -71,8 +72,8 @@ def test_gradcheck(rule, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_gradcheck_with_a_window_and_capped_scores(backend):
-    inputs, leaves = with_gradients(sample(B=1, T=5, H=2, G=1, K=2, V=2, C=3, R=2, rule="linear"))
+def test_gradcheck_with_a_window_an_overlap_and_capped_scores(backend):
+    inputs, leaves = with_gradients(sample(B=1, T=5, H=2, G=1, K=2, V=2, C=3, W=1, R=2, rule="linear"))
 
     def function(*tensors):
         bounds = {"sliding_window": 2, "softcap": 1.5}

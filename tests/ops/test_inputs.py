@@ -38,11 +38,11 @@ SHAPES = {
     "norm_weight": ({"norm_weight": zeros(8)}, ["norm_weight", "[6]", "[8]"]),
     "q_mem": ({"q_mem": zeros(2, 20, 2, 8)}, ["q_mem", "[2, 20, 4, 8]", "[2, 20, 2, 8]"]),
     "k_mem": ({"k_mem": zeros(2, 20, 4, 8)}, ["k_mem", "[2, 20, 2, 8]", "[2, 20, 4, 8]"]),
-    "rotary of another length": ({"rotary": (zeros(9, 4), zeros(9, 4))}, ["cos", "[C, R]", "[9, 4]", "C = 8"]),
+    "rotary of another length": ({"rotary": (zeros(9, 4), zeros(9, 4))}, ["cos", "[W + C, R]", "[9, 4]", "C = 8"]),
     "rotary too wide": ({"rotary": (zeros(8, 10), zeros(8, 10))}, ["cos", "at most", "[8, 10]", "key size 8"]),
     "rotary of odd size": ({"rotary": (zeros(8, 3), zeros(8, 3))}, ["cos", "even", "[8, 3]"]),
     "rotary of no size": ({"rotary": (zeros(8, 0), zeros(8, 0))}, ["cos", "[8, 0]"]),
-    "rotary of three axes": ({"rotary": (zeros(1, 8, 4), zeros(1, 8, 4))}, ["cos", "[C, R]", "[1, 8, 4]"]),
+    "rotary of three axes": ({"rotary": (zeros(1, 8, 4), zeros(1, 8, 4))}, ["cos", "[W + C, R]", "[1, 8, 4]"]),
     "cos and sin that differ": ({"rotary": (zeros(8, 4), zeros(8, 2))}, ["of one shape", "[8, 4]", "[8, 2]"]),
     "padding_mask": ({"padding_mask": zeros(2, 19, dtype=torch.bool)}, ["padding_mask", "[2, 20]", "[2, 19]"]),
     "padding_mask of integers": (

@@ -25,16 +25,16 @@ pytestmark = [pytest.mark.parametrize("rule", RULES), pytest.mark.parametrize("b
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, FLOAT64), (torch.float32, FLOAT32)])
 @pytest.mark.parametrize("cuts", [[1], [8], [20], [3, 3, 4, 17, 33], [0, 16, 37]])
-def test_stream_equals_whole(rule, backend, cuts, dtype, tolerance):
-    inputs = sample(T=37, C=8, rule=rule, dtype=dtype)
+def test_stream_equals_whole(rule, backend, overlap, cuts, dtype, tolerance):
+    inputs = sample(T=37, C=8, W=overlap, rule=rule, dtype=dtype)
     (out, state), (ref, ref_state) = feed(inputs, cuts, backend=backend), feed(inputs, backend=backend)
     assert_close(out, ref, tolerance)
     assert_all_close(tensors_of(state), tensors_of(ref_state), tolerance)
 
 
 @pytest.mark.parametrize("C", [1, 2, 7])
-def test_segment_equals_token_by_token(rule, backend, C):
-    inputs = sample(T=3 * C, C=C, rule=rule)
+def test_segment_equals_token_by_token(rule, backend, overlap, C):
+    inputs = sample(T=3 * C, C=C, W=min(overlap, C), rule=rule)
     (out, state) = feed(inputs, range(1, 3 * C), backend=backend)
     (ref, ref_state) = feed(inputs, [C, 2 * C], backend=backend)
     assert_close(out, ref)
@@ -53,14 +53,14 @@ REAL = {
 @pytest.mark.parametrize("segment_size", [4, 16])
 @pytest.mark.parametrize("real", REAL.values(), ids=REAL.keys())
 @pytest.mark.parametrize("pad_value", [torch.nan, torch.inf])
-def test_row_in_batch_equals_row_alone(rule, backend, real, pad_value, segment_size):
+def test_row_in_batch_equals_row_alone(rule, backend, overlap, real, pad_value, segment_size):
     """Also in a second call, in which the rows go on side by side from different places in their segments."""
-    prompt = sample(B=3, T=13, C=segment_size, rule=rule)
+    prompt = sample(B=3, T=13, C=segment_size, W=overlap, rule=rule)
     prompt["padding_mask"] = torch.tensor(real)
     for name in PER_TOKEN[:-1]:
         if name in prompt and prompt[name].dim() > 1:
             prompt[name][~prompt["padding_mask"]] = pad_value
-    decoded = sample(B=3, T=6, C=segment_size, rule=rule, seed=1)
+    decoded = sample(B=3, T=6, C=segment_size, W=overlap, rule=rule, seed=1)
     if "gate" in prompt and prompt["gate"].dim() == 1:
         decoded["gate"] = prompt["gate"]
     out, state = feed(prompt, backend=backend)
@@ -79,9 +79,9 @@ def test_row_in_batch_equals_row_alone(rule, backend, real, pad_value, segment_s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_save_load_continue_equals_never_saved(rule, backend, dtype):
+def test_save_load_continue_equals_never_saved(rule, backend, overlap, dtype):
     """To the last bit."""
-    inputs = sample(T=37, C=8, rule=rule, dtype=dtype)
+    inputs = sample(T=37, C=8, W=overlap, rule=rule, dtype=dtype)
     before, after = take(inputs, span=slice(21)), take(inputs, span=slice(21, None))
     _, state = feed(before, backend=backend)
     loaded = rebuilt(load(save({name: tensor.contiguous() for name, tensor in tensors_of(state).items()})))

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers import FLOAT64, MEMORY_RULES, RULES, expected, feed, relative_rms, sample, take, tensors_of
-from infini_attention.ops import rules, vectorized
+from infini_attention.ops import overlap, rules
 from infini_attention.ops.rotary import rotate
 
 WIDE = 0.05
@@ -16,7 +16,7 @@ PADDING[0, :5] = False
 
 
 def no_rotation(inputs, monkeypatch):
-    monkeypatch.setattr(vectorized, "rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr(overlap, "rotate", lambda x, cos, sin: x)
     return feed(inputs)
 
 
@@ -29,7 +29,7 @@ def interleaved_rotation(inputs, monkeypatch):
         turned = rotate(x[..., order.argsort()], cos, sin)[..., order]
         return torch.cat((turned, x[..., size:]), -1)
 
-    monkeypatch.setattr(vectorized, "rotate", wrong)
+    monkeypatch.setattr(overlap, "rotate", wrong)
     return feed(inputs)
 
 
@@ -93,6 +93,21 @@ def gate_swapped(inputs, monkeypatch):
     return feed(inputs | {"gate": -inputs["gate"]})
 
 
+def overlap_keeps_its_rotation(inputs, monkeypatch):
+    """What is carried into the next segment stays rotated for the places that it had in its own."""
+    monkeypatch.setattr(overlap, "turn_back", lambda x, cos, sin: x)
+    monkeypatch.setattr(overlap, "rotate", lambda x, cos, sin: x if len(cos) == 3 else rotate(x, cos, sin))
+    return feed(inputs)
+
+
+def overlap_dropped(inputs, monkeypatch):
+    """Between two calls."""
+    out, state = feed(take(inputs, span=slice(17)))
+    state = replace(state, overlap_values=torch.zeros_like(state.overlap_values))
+    rest, state = feed(take(inputs, span=slice(17, None)), state=state)
+    return torch.cat((out, rest), 1), state
+
+
 ALL_RULES = (no_rotation, interleaved_rotation, rotation_restarts_at_each_call, tiled_groups, padding_ignored)
 WITH_MEMORY = (
     memory_sees_the_rotation,
@@ -101,14 +116,16 @@ WITH_MEMORY = (
     own_segment_read,
     gate_swapped,
 )
-CASES = [(sabotage, rule) for sabotage in ALL_RULES for rule in RULES] + [
+OVERLAPPING = (overlap_keeps_its_rotation, overlap_dropped)
+CASES = [(sabotage, rule) for sabotage in ALL_RULES + OVERLAPPING for rule in RULES] + [
     (sabotage, rule) for sabotage in WITH_MEMORY for rule in MEMORY_RULES
 ]
 
 
 @pytest.mark.parametrize(("sabotage", "rule"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_sabotage_is_seen(sabotage, rule, monkeypatch):
-    inputs = sample(T=37, C=8, rule=rule) | {"padding_mask": PADDING if sabotage is padding_ignored else None}
+    inputs = sample(T=37, C=8, R=8, W=3 if sabotage in OVERLAPPING else 0, rule=rule)
+    inputs["padding_mask"] = PADDING if sabotage is padding_ignored else None
     if sabotage in WITH_MEMORY:
         inputs["gate"] = inputs["gate"] + 3  # random values average to little in the memory: let its answer count
     ref, _ = expected(inputs)

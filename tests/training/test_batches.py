@@ -10,7 +10,7 @@ from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import recipe_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-# What keys.toml reads, but for the corpus and the tokenizer that it trains on it.
+# What builtin.toml reads, but for the corpus and the tokenizer that it trains on it.
 CHANGES = (
     "tokenizer=bytes",
     'data.books=["../examples/books/northanger-abbey.txt"]',
@@ -22,7 +22,7 @@ DIGEST = "e34ea0fdfaa331ad4db924f7bc5d74bcb88cae5aed4628309b09ddc1e1a56b53"
 
 
 def batches(*changes):
-    recipe = load_recipe(RECIPES / "keys.toml", [*CHANGES, *changes])
+    recipe = load_recipe(RECIPES / "builtin.toml", [*CHANGES, *changes])
     return RecipeBatches(recipe, recipe_tokenizer(recipe), rank=1)
 
 

@@ -22,6 +22,10 @@ def run(
     layers: Annotated[
         str | None, typer.Option("--layers", help="Layers that get a memory, such as 8-29 or 0,4,8.  [default: all]")
     ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", help="Tokens of the segment before that attention sees too.  [default: 0]"),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(
@@ -44,7 +48,7 @@ def run(
         raise InputError(f"{out} is no model's directory; --force replaces only those")
     if is_infini(model):
         raise ModelError(f"{model} is an Infini model already: load it as it is")
-    extra = {"layers": parse_layers(layers), "rank": rank}
+    extra = {"layers": parse_layers(layers), "rank": rank, "overlap": overlap}
     options = common.ModelOptions(model, segment_size, rule, dtype, adapter=adapter)
     settings = {name: value for name, value in extra.items() if value is not None}
     twin, tokenizer = options.open(**settings)

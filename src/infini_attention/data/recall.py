@@ -44,14 +44,16 @@ class RecallSample:
     questions: tuple[Span, ...] = ()
     sources: tuple[Span | None, ...] = ()
 
-    def outside_window(self, segment_size: int | None) -> list[bool]:
-        """Per question: whether its needle ended before the segment began in which the question begins.
+    def outside_window(self, segment_size: int | None, overlap: int = 0) -> list[bool]:
+        """Per question: whether its needle ended before the segment began in which the question begins, or its overlap.
 
         Only then is the answer out of the sight of local attention, and a right one comes from the memory. Without
         segments (None) attention sees everything.
         """
         return [
-            segment_size is not None and source is not None and source[1] <= question[0] // segment_size * segment_size
+            segment_size is not None
+            and source is not None
+            and source[1] <= question[0] // segment_size * segment_size - overlap
             for source, question in zip(self.sources, self.questions, strict=True)
         ]
 

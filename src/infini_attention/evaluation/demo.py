@@ -111,7 +111,8 @@ def figures(
     """All that was measured; the long text is the last cell of `grid`."""
     sample, tokens = hidden.sample, len(hidden.sample.token_ids)
     [(needle, end)], [(question, start)], [(_, stop)] = sample.needles, sample.questions, sample.answers
-    right, [outside] = sample.token_ids[start:stop], sample.outside_window(model.config.infini_settings.segment_size)
+    settings = model.config.infini_settings
+    right, [outside] = sample.token_ids[start:stop], sample.outside_window(settings.segment_size, settings.overlap)
     recalled = torch.equal(reading.written, right)
     cell = dict(zip(CELL, (tokens, hidden.depth, float(recalled), int(outside)), strict=True))
     return {

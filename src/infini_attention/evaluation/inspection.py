@@ -79,6 +79,7 @@ def inspect(
                 reading.haystack,
                 tokens=reading.tokens,
                 segment_size=about["segment_size"],
+                overlap=model.config.infini_settings.overlap,
                 start=held["tokens"] if held else 0,
                 seed=reading.seed,
                 aside=collector.paused,

@@ -26,6 +26,7 @@ def plant_and_ask(
     *,
     tokens: int,
     segment_size: int,
+    overlap: int = 0,
     start: int = 0,
     seed: int = 0,
     aside: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -41,6 +42,7 @@ def plant_and_ask(
         haystack: the filler.
         tokens: of key, filler, question and answer.
         segment_size: C.
+        overlap: W.
         start: tokens that the stream has read.
         seed: of key and filler; never one of training's.
         aside: a context for what is done in forks.
@@ -71,7 +73,7 @@ def plant_and_ask(
             stream.read(sample.token_ids[None, place:end])
             place = end
             on_piece(place)
-        if start + needle > (start + place) // segment_size * segment_size:
+        if start + needle > (start + place) // segment_size * segment_size - overlap:
             continue  # attention still sees it
         with aside():
             right, without = (

@@ -87,7 +87,7 @@ def run(
             hits[rows], nbytes = outcome.hits.sum(1), outcome.nbytes
             done, tokens = done + len(batch), tokens + sum(len(sample.token_ids) for sample in batch)
             on_sample(done, len(due) * task.samples, tokens)
-        outside = [far for sample in samples for far in sample.outside_window(subject.segment_size)]
+        outside = [far for sample in samples for far in sample.outside_window(subject.segment_size, subject.overlap)]
         record = {
             "hits": int(hits.sum()),
             "answers": len(outside),

@@ -127,12 +127,14 @@ class Subject:
     Attributes:
         open_stream: gives a stream that has read nothing, for a batch of any size.
         segment_size: in tokens; None where attention sees everything.
+        overlap: tokens of the segment before that attention sees too.
         about: what each record says about the model, its fingerprint at least.
     """
 
     open_stream: Callable[[], Stream]
     segment_size: int | None
     about: dict[str, Any]
+    overlap: int = 0
 
     @property
     def unit(self) -> int:
@@ -148,7 +150,8 @@ def subject_of(model: PreTrainedModel) -> Subject:
         return Subject(lambda: FullAttentionStream(model), None, about)
     settings = model.config.infini_settings
     about |= {"attention": "infini", "rule": settings.rule, "segment_size": settings.segment_size}
-    return Subject(lambda: ModelStream(model), settings.segment_size, about)
+    about["overlap"] = settings.overlap
+    return Subject(lambda: ModelStream(model), settings.segment_size, about, settings.overlap)
 
 
 def is_infini_model(model: PreTrainedModel) -> bool:

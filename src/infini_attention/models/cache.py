@@ -107,7 +107,7 @@ class InfiniCache(Cache):
         return self._map(InfiniState.detach)
 
     def forget(self) -> "InfiniCache":
-        """The same stream with every memory emptied: the memory-off control. The unfinished segment stays."""
+        """The same stream with every memory emptied: the memory-off control. What attention sees stays."""
         return self._map(InfiniState.forget)
 
     def _map(self, function: Any) -> "InfiniCache":

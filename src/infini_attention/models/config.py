@@ -25,11 +25,13 @@ class InfiniSettings(MemorySettings):
         segment_size: tokens per segment (C).
         layers: which layers have a memory; None means all. The others attend inside the segment alone, so that the
             bytes of a stream stay bounded.
+        overlap: how many tokens of the segment before attention sees too (W), see `infini_attention`.
         rank, gate_start, ...: see `MemorySettings`.
         backend: see `infini_attention`.
     """
 
     segment_size: int = DEFAULT_SEGMENT_SIZE
+    overlap: int = 0
     layers: tuple[int, ...] | None = None
     gate_start: float = GATE_START_CONVERTED
     backend: str = "auto"
@@ -38,6 +40,11 @@ class InfiniSettings(MemorySettings):
         super().__post_init__()
         if isinstance(self.segment_size, bool) or not isinstance(self.segment_size, int) or self.segment_size < 1:
             raise ConfigError(f"segment_size must be an integer of at least 1, in tokens; got {self.segment_size!r}")
+        overlap = self.overlap
+        if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap <= self.segment_size:
+            raise ConfigError(
+                f"overlap must be an integer from 0 to the segment size, {self.segment_size}; got {overlap!r}"
+            )
 
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> "InfiniSettings":

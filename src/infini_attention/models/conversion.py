@@ -26,6 +26,7 @@ def convert(
     model: PreTrainedModel,
     *,
     segment_size: int = DEFAULT_SEGMENT_SIZE,
+    overlap: int = 0,
     rule: Rule = "gated_delta",
     layers: Iterable[int] | None = None,
     rank: int | None = None,
@@ -44,6 +45,7 @@ def convert(
     Args:
         model: a causal language model of a supported family.
         segment_size: tokens per segment (C).
+        overlap: how many tokens of the segment before attention sees too, see `infini_attention`.
         rule: how the memory is written, see `infini_attention`.
         layers: which layers get a memory; None means all. The others attend inside the segment alone.
         rank: of the memory's own change of q and k; None means 16 for gated_delta and 0 (the paper) otherwise.
@@ -65,6 +67,7 @@ def convert(
         decay_start=decay_start,
         beta_floor=beta_floor,
         segment_size=segment_size,
+        overlap=overlap,
         layers=None if layers is None else tuple(sorted(set(layers))),
     )
     settings.check_layers(model.config.num_hidden_layers)

@@ -23,11 +23,18 @@ def check_family(config: Any) -> None:
         raise ModelError("expected a decoder alone; got one with cross-attention: set add_cross_attention to false")
 
 
-def check_segment(family: Family, config: Any, segment_size: int) -> None:
-    """Raises `ConfigError` where a segment is longer than what the model's positions are made for."""
+def check_segment(family: Family, config: Any, segment_size: int, overlap: int) -> None:
+    """Raises `ConfigError` where a segment and its overlap are longer than what the model's positions are made for."""
+    if overlap and family.learned_positions:
+        raise ConfigError(
+            f"overlap must be 0: the tokens of a {family.model_type} model know their places in their own segment, not "
+            f"in the next one; got {overlap}"
+        )
     for limit, reason in position_limits(family, config):
-        if segment_size > limit:
-            raise ConfigError(f"segment_size must be at most {limit}, {reason}; got {segment_size}")
+        if segment_size + overlap > limit:
+            raise ConfigError(
+                f"segment_size and overlap together must be at most {limit}, {reason}; got {segment_size} and {overlap}"
+            )
 
 
 def position_limits(family: Family, config: Any) -> Iterator[tuple[int, str]]:

@@ -125,7 +125,8 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
     def _rotations(self) -> Any:
         """See `segment_rotations`; they are made once."""
         weight = self.get_input_embeddings().weight
-        key = (self.config.infini_settings.segment_size, weight.dtype, weight.device)
+        settings = self.config.infini_settings
+        key = (settings.overlap + settings.segment_size, weight.dtype, weight.device)
         if getattr(self, "_rotations_key", None) != key:
             self._rotations_made = segment_rotations(self, weight)
             self._rotations_key = key
@@ -181,7 +182,7 @@ def add_memory(base: nn.Module) -> None:
     settings = config.infini_settings
     settings.check_layers(config.num_hidden_layers)
     check_family(config)
-    check_segment(base.infini_family, config, settings.segment_size)
+    check_segment(base.infini_family, config, settings.segment_size, settings.overlap)
     heads, kv_heads, size = head_sizes(config)
     for module in base.modules():
         if isinstance(module, base.attention_class) and not isinstance(module, InfiniAttentionMixin):

@@ -19,6 +19,7 @@ def empty_states(model: PreTrainedModel) -> tuple[InfiniState, ...]:
             head_dim,
             settings.segment_size,
             rule=settings.rule if settings.has_memory(layer) else "none",
+            overlap=settings.overlap,
             dtype=model.dtype,
             device=model.device,
         )

@@ -22,7 +22,7 @@ Tables = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Rotation:
-    """`table`: cos and sin `[C, R]` of the positions in a segment. `identity`: those `[1, 1, R]` that turn nothing."""
+    """`table`: cos and sin `[W + C, R]` of overlap and segment. `identity`: those `[1, 1, R]` that turn nothing."""
 
     table: Tables
     identity: Tables
@@ -93,6 +93,7 @@ def attend(
         scale=scaling,
         sliding_window=sliding_window,
         softcap=softcap,
+        overlap=settings.overlap,
         backend=settings.backend,
     )
     if infini_pass.cache is not None:
@@ -109,7 +110,8 @@ def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Rotation]:
     family: Family = base.infini_family
     if family.learned_positions:
         return {}
-    positions = torch.arange(base.config.infini_settings.segment_size, device=like.device)[None]
+    settings = base.config.infini_settings
+    positions = torch.arange(settings.overlap + settings.segment_size, device=like.device)[None]
     types = sorted(set(base.config.layer_types)) if family.rotation_by_layer_type else [None]
     rotations: dict[str | None, Rotation] = {}
     with torch.inference_mode(False):  # a table made in inference mode would be of no use to training

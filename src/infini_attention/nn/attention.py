@@ -19,6 +19,7 @@ class InfiniAttention(nn.Module):
         num_kv_heads: key/value heads (G), a divisor of `num_heads`; None means as many.
         head_dim: head size of q, k and v; None means hidden_size // num_heads.
         segment_size: tokens per segment (C).
+        overlap: how many tokens of the segment before attention sees too, see `infini_attention`.
         rule: how the memory is written, see `infini_attention`.
         rope_theta: base of the rotary frequencies; None leaves positions out.
         gate_start: the gate logit before training.
@@ -38,6 +39,7 @@ class InfiniAttention(nn.Module):
         *,
         head_dim: int | None = None,
         segment_size: int = 512,
+        overlap: int = 0,
         rule: Rule = "gated_delta",
         rope_theta: float | None = 10000.0,
         gate_start: float = GATE_START_NEW,
@@ -59,7 +61,7 @@ class InfiniAttention(nn.Module):
         if rope_theta is not None and head_dim % 2:
             raise ConfigError(f"rotary positions need an even head_dim; got {head_dim}: set rope_theta=None")
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.segment_size, self.rule, self.backend = segment_size, rule, backend
+        self.segment_size, self.overlap, self.rule, self.backend = segment_size, overlap, rule, backend
         self.q_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
@@ -68,7 +70,7 @@ class InfiniAttention(nn.Module):
         self.memory = InfiniMemory(hidden_size, num_heads, num_kv_heads, head_dim, head_dim, settings)
         self.cos: Tensor | None
         self.sin: Tensor | None
-        cos, sin = (None, None) if rope_theta is None else rotary_table(segment_size, head_dim, rope_theta)
+        cos, sin = (None, None) if rope_theta is None else rotary_table(overlap + segment_size, head_dim, rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -93,6 +95,7 @@ class InfiniAttention(nn.Module):
             v,
             **self.memory(hidden, q, k)._asdict(),
             segment_size=self.segment_size,
+            overlap=self.overlap,
             rule=self.rule,
             rotary=rotary,
             state=state,
@@ -102,8 +105,8 @@ class InfiniAttention(nn.Module):
         return self.o_proj(out.flatten(2)), state
 
 
-def rotary_table(segment_size: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin `[C, K]` of the rotate-half convention (arXiv 2104.09864) for the positions 0..C-1."""
+def rotary_table(positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin `[N, K]` of the rotate-half convention (arXiv 2104.09864) for the first N positions."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(segment_size, dtype=torch.float32), frequencies).repeat(1, 2)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies).repeat(1, 2)
     return angles.cos(), angles.sin()

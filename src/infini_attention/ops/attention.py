@@ -28,6 +28,7 @@ def infini_attention(
     k_mem: Tensor | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    overlap: int = 0,
     backend: str = "auto",
 ) -> Result:
     """Attends exactly inside the current segment and reads everything before it from the memory.
@@ -48,8 +49,8 @@ def infini_attention(
         beta: `[B, T, G]` in (0, 1), how strongly each token is written (gated_delta; None means 1).
         log_decay: `[B, T, G]`, at most 0, the logarithm of how much of the memory each token keeps (None means 0).
         norm_weight: `[V]`, the weight of the RMSNorm on what gated_delta reads (None means 1).
-        rotary: (cos, sin), each `[C, R]` for the positions 0..C-1, R <= K; rotate-half convention. Positions restart in
-            each segment, and the memory sees none.
+        rotary: (cos, sin), each `[W + C, R]` for the positions 0..W+C-1, R <= K; rotate-half convention. Positions
+            restart in each segment, after those of the overlap (W), and the memory sees none.
         state: what the previous call returned; None starts a stream.
         padding_mask: `[B, T]` bool, True for real tokens. A padded token is neither written nor read, its output is 0,
             and each row's segments start at its first real token.
@@ -59,6 +60,8 @@ def infini_attention(
         sliding_window: how many tokens of its segment a query sees, itself included; None means all before it. The
             memory is not concerned: what has left the window can be read from it once the segment has ended.
         softcap: of the scores inside the segment, which become softcap * tanh(scores / softcap); None means no bound.
+        overlap: how many tokens of the segment before attention sees too (W), at most all: the first tokens of a
+            segment then know what stands right before them. The memory is not concerned. 0 is the paper's.
         backend: "auto", "torch" (vectorised) or "reference" (the equations in order, for checking).
 
     Returns:
@@ -66,7 +69,8 @@ def infini_attention(
 
     Raises:
         ShapeError: tensors that do not fit together.
-        ConfigError: an unknown rule, a segment size or window below 1, a softcap that is not above 0, or arguments
+        ConfigError: an unknown rule, a segment size or window below 1, a softcap that is not above 0,
+            an overlap that is no part of a segment, or arguments
             that the rule does not have.
         BackendError: a backend that is unknown or cannot run these inputs.
     """
@@ -88,6 +92,7 @@ def infini_attention(
         k_mem=k_mem,
         sliding_window=sliding_window,
         softcap=softcap,
+        overlap=overlap,
     )
     with torch.autocast(q.device.type, enabled=False):
         return load_backend(backend, inputs)(inputs)

@@ -67,8 +67,9 @@ class Inputs:
     scale: float
     norm_weight: Tensor | None
     rotary: tuple[RotaryTable, RotaryTable] | None
-    sliding_window: int | None  # always below the segment size: a larger one hides nothing
+    sliding_window: int | None  # always below segment and overlap together: a larger one hides nothing
     softcap: float | None
+    overlap: int
 
 
 Result = tuple[Outputs, InfiniState]
@@ -93,12 +94,15 @@ def check_inputs(
     k_mem: Tensor | None,
     sliding_window: int | None,
     softcap: float | None,
+    overlap: int,
 ) -> Inputs:
     """Raises `ShapeError` or `ConfigError` where something does not fit, and names it."""
     if rule not in get_args(Rule):
         raise ConfigError(f"rule must be one of {', '.join(get_args(Rule))}; got {rule!r}")
     if isinstance(segment_size, bool) or not isinstance(segment_size, int) or segment_size < 1:
         raise ConfigError(f"segment_size must be an integer of at least 1, in tokens; got {segment_size!r}")
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap <= segment_size:
+        raise ConfigError(f"overlap must be an integer from 0 to the segment size, {segment_size}; got {overlap!r}")
     _check_limits(sliding_window, softcap)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4 or not tensor.is_floating_point():
@@ -135,22 +139,30 @@ def check_inputs(
     if k_mem is not None:
         _expect("k_mem", k_mem, k.shape)
     if rotary is not None:
-        _check_rotary(rotary, segment_size, key_dim)
+        _check_rotary(rotary, overlap + segment_size, key_dim)
     if padding_mask is not None:
         _expect("padding_mask", padding_mask, (batch, time), torch.bool)
         if bool(padding_mask.all()):
             padding_mask = None
     if state is None:
         state = InfiniState.zeros(
-            batch, kv_heads, key_dim, value_dim, segment_size, rule=rule, dtype=q.dtype, device=q.device
+            batch,
+            kv_heads,
+            key_dim,
+            value_dim,
+            segment_size,
+            rule=rule,
+            overlap=overlap,
+            dtype=q.dtype,
+            device=q.device,
         )
     else:
-        _check_state(state, k, v, segment_size, rule)
+        _check_state(state, k, v, segment_size, overlap, rule)
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
     tokens = Tokens(q, k, v, q_mem, k_mem, gate.expand(batch, time, heads), beta, log_decay, padding_mask)
     scale = key_dim**-0.5 if scale is None else scale
-    window = None if sliding_window is None or sliding_window >= segment_size else sliding_window
-    return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap)
+    window = None if sliding_window is None or sliding_window >= overlap + segment_size else sliding_window
+    return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap, overlap)
 
 
 def _shape(tensor: Tensor) -> list[int]:
@@ -172,22 +184,24 @@ def _check_limits(sliding_window: int | None, softcap: float | None) -> None:
         raise ConfigError(f"softcap must be a finite number above 0, or None; got {softcap!r}")
 
 
-def _check_rotary(rotary: tuple[Tensor, Tensor], segment_size: int, key_dim: int) -> None:
+def _check_rotary(rotary: tuple[Tensor, Tensor], positions: int, key_dim: int) -> None:
     if len(rotary) != 2 or rotary[0].shape != rotary[1].shape:
         raise ShapeError(f"rotary must be (cos, sin) of one shape; got {[_shape(table) for table in rotary]}")
     for name, table in zip(("cos", "sin"), rotary, strict=True):
         size = table.shape[-1]
-        if table.dim() != 2 or table.shape[0] != segment_size or size > key_dim or size % 2 or size == 0:
+        if table.dim() != 2 or table.shape[0] != positions or size > key_dim or size % 2 or size == 0:
             raise ShapeError(
-                f"rotary {name} must be [C, R] for the positions 0..C-1 of a segment, R even and at most the key size; "
-                f"got {_shape(table)} with C = {segment_size} and key size {key_dim}"
+                f"rotary {name} must be [W + C, R] for the places of overlap and segment, R even and at most the key "
+                f"size; got {_shape(table)} with W + C = {positions} and key size {key_dim}"
             )
 
 
-def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_size: int, rule: Rule) -> None:
+def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_size: int, overlap: int, rule: Rule) -> None:
     batch, _, kv_heads, key_dim = k.shape
     _expect("state.keys", state.keys, (batch, segment_size, kv_heads, key_dim), k.dtype)
     _expect("state.values", state.values, (batch, segment_size, kv_heads, v.shape[3]), v.dtype)
+    _expect("state.overlap_keys", state.overlap_keys, (batch, overlap, kv_heads, key_dim), k.dtype)
+    _expect("state.overlap_values", state.overlap_values, (batch, overlap, kv_heads, v.shape[3]), v.dtype)
     shape: tuple[Any, ...] = (0, 0) if rule == "none" else (key_dim, v.shape[3])
     _expect("state.committed.matrix", state.committed.matrix, (batch, kv_heads, *shape))
     if (state.committed.normalizer is not None) != (rule in PAPER_RULES):

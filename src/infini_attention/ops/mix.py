@@ -58,12 +58,12 @@ def local_attention(
 ) -> Tensor:
     """Softmax attention `[N, L, H, K]` to `[N, L, H, V]` inside segments.
 
-    Either `causal`, where queries and keys are those of the same whole segments and the window is seen to here, or over
-    the `visible` keys (bool, `[..., L, L']`), or over all of them.
+    Either `causal`, where queries and keys are those of the same whole segments, overlaps in front, and the window is
+    seen to here; or over the `visible` keys (bool, `[..., L, L']`), or over all of them.
     """
-    if causal and (inputs.sliding_window is not None or inputs.softcap is not None):
-        slots = torch.arange(q.shape[1], device=q.device)
-        causal, visible = False, sees(slots[:, None], slots, inputs.sliding_window)
+    if causal and (inputs.overlap or inputs.sliding_window is not None or inputs.softcap is not None):
+        slots = torch.arange(q.shape[1] - k.shape[1], q.shape[1], device=q.device)
+        causal, visible = False, sees(slots[-q.shape[1] :, None], slots, inputs.sliding_window)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if inputs.softcap is not None:
         return _capped_attention(q, k, v, inputs.scale, inputs.softcap, visible).transpose(1, 2)

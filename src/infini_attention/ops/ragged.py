@@ -11,9 +11,9 @@ from torch import Tensor
 
 from infini_attention.ops.inputs import Inputs, Result, Tokens
 from infini_attention.ops.mix import attend, local_attention, sees
-from infini_attention.ops.rotary import rotate
+from infini_attention.ops.overlap import carry, chain, in_front, place
 from infini_attention.ops.rules import MemoryTrace
-from infini_attention.shapes import RowCounts, SegmentKeys, SegmentValues, Slots
+from infini_attention.shapes import RowCounts, Slots
 from infini_attention.state import InfiniState
 
 
@@ -26,41 +26,38 @@ def forward(inputs: Inputs) -> Result:
     filled = state.tokens_in_window
     stops = filled + valid.sum(1).cpu()
     slots = (filled.to(valid.device)[:, None] + valid.cumsum(1) - 1).clamp(min=0)
-    if inputs.rotary is not None:
-        cos, sin = (table[slots % inputs.segment_size] for table in inputs.rotary)
-        tokens = replace(tokens, q=rotate(tokens.q, cos, sin), k=rotate(tokens.k, cos, sin))
-    tokens = replace(tokens, valid=valid)
-    place = _inside if int(stops.max()) <= inputs.segment_size else _on_grid
-    out, trace, keys, values = place(inputs, tokens, slots, stops)
+    q, k = (place(x, slots % inputs.segment_size, inputs) for x in (tokens.q, tokens.k))
+    tokens = replace(tokens, q=q, k=k, valid=valid)
+    answer = _inside if int(stops.max()) <= inputs.segment_size else _on_grid
+    out, trace, window = answer(inputs, tokens, slots, stops)
     finished = stops // inputs.segment_size
-    next_state = InfiniState(
-        *trace.at(finished.to(valid.device)),
-        keys,
-        values,
-        state.tokens_seen + stops - filled,
-    )
+    next_state = InfiniState(*trace.at(finished.to(valid.device)), *window, state.tokens_seen + stops - filled)
     return out.masked_fill(~valid[..., None, None], 0), next_state
 
 
-_Placed = tuple[Tensor, MemoryTrace, SegmentKeys, SegmentValues]
+# The last: keys, values, overlap_keys and overlap_values of the next state.
+_Answered = tuple[Tensor, MemoryTrace, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Placed:
+def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Answered:
     """All tokens stay inside their row's unfinished segment: the usual case of decoding."""
     state, size = inputs.state, inputs.segment_size
-    keys = state.keys + _place(tokens.k, tokens, slots, size)
-    values = state.values + _place(tokens.v, tokens, slots, size)
-    visible = sees(slots[:, None, :, None], torch.arange(size, device=slots.device), inputs.sliding_window)
-    local = local_attention(inputs, tokens.q, keys, values, visible=visible)
+    keys = state.keys + _scatter(tokens.k, tokens, slots, size)
+    values = state.values + _scatter(tokens.v, tokens, slots, size)
+    seen_keys, seen_values = in_front(state.overlap_keys, keys), in_front(state.overlap_values, values)
+    visible = _visible(inputs, slots[:, None], torch.zeros_like(slots[:, :1]))[:, 0]
+    local = local_attention(inputs, tokens.q, seen_keys, seen_values, visible=visible)
     out, trace = attend(inputs, tokens, local, state, 1)
     full = (stops == size).to(slots.device)[:, None, None, None]
-    return out, trace, keys.masked_fill(full, 0), values.masked_fill(full, 0)
+    carried = zip(carry(keys, values, inputs), (state.overlap_keys, state.overlap_values), strict=True)
+    overlap_keys, overlap_values = (torch.where(full, new, old) for new, old in carried)
+    return out, trace, (keys.masked_fill(full, 0), values.masked_fill(full, 0), overlap_keys, overlap_values)
 
 
-def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Placed:
+def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Answered:
     state, size = inputs.state, inputs.segment_size
     segments = -(-int(stops.max()) // size)
-    grid = tokens.map(lambda x: _place(x, tokens, slots, segments * size))
+    grid = tokens.map(lambda x: _scatter(x, tokens, slots, segments * size))
 
     def lay_out(placed: Tensor, before: Tensor) -> Tensor:
         """`[B, S + 1, C, ...]`: goes on in the empty slots of the unfinished segment; an empty one comes last."""
@@ -69,19 +66,35 @@ def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> 
         return laid.view(len(stops), segments + 1, *first.shape[1:])
 
     keys, values = lay_out(grid.k, state.keys), lay_out(grid.v, state.values)
+    overlaps = chain(keys[:, :-1], values[:, :-1], inputs, state)
+    visible = None
+    if inputs.overlap:
+        own = torch.arange(size, device=slots.device).expand(len(stops), segments, size)
+        visible = _visible(inputs, own, torch.arange(segments, device=slots.device)[None]).flatten(0, 1)
     local = local_attention(
         inputs,
         grid.q.reshape(-1, size, *grid.q.shape[2:]),
-        keys[:, :-1].flatten(0, 1),
-        values[:, :-1].flatten(0, 1),
-        causal=True,
+        *(in_front(x, own)[:, :-1].flatten(0, 1) for x, own in zip(overlaps, (keys, values), strict=True)),
+        causal=visible is None,
+        visible=visible,
     )
     out, trace = attend(inputs, grid, local.reshape(*grid.q.shape[:3], -1), state, segments)
-    row, unfinished = torch.arange(len(stops)), stops // size
-    return out[row[:, None].to(slots.device), slots], trace, keys[row, unfinished], values[row, unfinished]
+    row, last = torch.arange(len(stops)), stops // size
+    window = keys[row, last], values[row, last], overlaps[0][row, last], overlaps[1][row, last]
+    return out[row[:, None].to(slots.device), slots], trace, window
 
 
-def _place(x: Tensor, tokens: Tokens, slots: Slots, size: int) -> Tensor:
+def _visible(inputs: Inputs, queries: Tensor, segments: Tensor) -> Tensor:
+    """Bool `[B, S, 1, L, W + C]`: what queries at slots `[B, S, L]` see, in the `segments [B or 1, S]` from now on."""
+    slots = torch.arange(-inputs.overlap, inputs.segment_size, device=queries.device)
+    seen = sees(queries[:, :, None, :, None], slots, inputs.sliding_window)
+    if not inputs.overlap:
+        return seen
+    finished = inputs.state.tokens_seen.to(queries.device)[:, None] // inputs.segment_size + segments
+    return seen & ((slots >= 0) | (finished > 0)[:, :, None, None, None])
+
+
+def _scatter(x: Tensor, tokens: Tokens, slots: Slots, size: int) -> Tensor:
     """Puts each real token of `x [B, T, ...]` at its slot of an empty `[B, size, ...]`."""
     assert tokens.valid is not None
     row = torch.arange(len(x), device=x.device)[:, None]

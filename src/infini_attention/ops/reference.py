@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infini_attention.ops.features import elu_plus_one, rms_norm, unit_silu
 from infini_attention.ops.inputs import Inputs, Result, Tokens
-from infini_attention.ops.rotary import rotate
+from infini_attention.ops.rotary import rotate, turn_back
 from infini_attention.state import InfiniState, Memory
 
 
@@ -43,6 +43,8 @@ class _Stream:
     z: Tensor | None
     keys: list[Tensor]
     values: list[Tensor]
+    overlap_keys: list[Tensor]  # of the segment before, rotated to the positions 0..W-1
+    overlap_values: list[Tensor]
     tokens_seen: int
 
     @classmethod
@@ -54,16 +56,27 @@ class _Stream:
         )
         filled = int(state.tokens_in_window[row])
         keys, values = list(state.keys[row, :filled]), list(state.values[row, :filled])
-        return cls(inputs, *committed, *running, keys, values, int(state.tokens_seen[row]))
+        before = state.overlap if bool(state.follows_segment[row]) else 0
+        overlap_keys, overlap_values = list(state.overlap_keys[row, :before]), list(state.overlap_values[row, :before])
+        return cls(
+            inputs, *committed, *running, keys, values, overlap_keys, overlap_values, int(state.tokens_seen[row])
+        )
 
     def freeze(self) -> InfiniState:
         state = self.inputs.state
-        unused = state.segment_size - len(self.keys)
+
+        def slots(tokens: list[Tensor], like: Tensor) -> Tensor:
+            """`[1, n, G, D]`, as many as `like [B, n, G, D]` has, the unused ones zero."""
+            filled = like.new_zeros(1, *like.shape[1:])
+            return torch.cat((torch.stack(tokens)[None], filled[:, len(tokens) :]), 1) if tokens else filled
+
         return InfiniState(
             Memory(self.M_start[None], None if self.z_start is None else self.z_start[None]),
             Memory(self.M[None], None if self.z is None else self.z[None]),
-            torch.stack([*self.keys, *[torch.zeros_like(state.keys[0, 0])] * unused])[None],
-            torch.stack([*self.values, *[torch.zeros_like(state.values[0, 0])] * unused])[None],
+            slots(self.keys, state.keys),
+            slots(self.values, state.values),
+            slots(self.overlap_keys, state.overlap_keys),
+            slots(self.overlap_values, state.overlap_values),
             torch.tensor([self.tokens_seen]),
         )
 
@@ -83,15 +96,15 @@ def _read_token(stream: _Stream, token: Tokens) -> Tensor:
     inputs, slot, dtype = stream.inputs, len(stream.keys), stream.M.dtype
     q, k = token.q[0, 0], token.k[0, 0]
     if inputs.rotary is not None:
-        cos, sin = (table[slot] for table in inputs.rotary)  # positions restart in each segment
+        cos, sin = (table[inputs.overlap + slot] for table in inputs.rotary)  # positions restart in each segment
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     stream.keys.append(k)
     stream.values.append(token.v[0, 0])
 
     group = token.q.shape[2] // token.k.shape[2]
     window = slice(0 if inputs.sliding_window is None else -inputs.sliding_window, None)
-    keys = torch.stack(stream.keys[window], 1).to(dtype).repeat_interleave(group, 0)  # [H, n, K]
-    values = torch.stack(stream.values[window], 1).to(dtype).repeat_interleave(group, 0)
+    seen = [*stream.overlap_keys, *stream.keys][window], [*stream.overlap_values, *stream.values][window]
+    keys, values = (torch.stack(x, 1).to(dtype).repeat_interleave(group, 0) for x in seen)  # [H, n, K], [H, n, V]
     scores = torch.einsum("hk,hnk->hn", q.to(dtype), keys) * inputs.scale
     if inputs.softcap is not None:
         scores = inputs.softcap * torch.tanh(scores / inputs.softcap)
@@ -149,6 +162,16 @@ def _commit(stream: _Stream) -> None:
     else:
         stream.M_start, stream.M = stream.M_start + stream.M, torch.zeros_like(stream.M)
         stream.z_start, stream.z = stream.z_start + stream.z, torch.zeros_like(stream.z)
+    overlap, rotary = stream.inputs.overlap, stream.inputs.rotary
+    last = slice(len(stream.keys) - overlap, None)
+    stream.overlap_keys, stream.overlap_values = stream.keys[last], stream.values[last]
+    if rotary is not None:  # what stood at position C + i now stands at i
+        size = stream.inputs.segment_size
+        cos, sin = rotary
+        stream.overlap_keys = [
+            rotate(turn_back(key, cos[size + i], sin[size + i]), cos[i], sin[i]).to(key.dtype)
+            for i, key in enumerate(stream.overlap_keys)
+        ]
     stream.keys, stream.values = [], []
 
 
@@ -164,5 +187,7 @@ def _stack_rows(rows: list[InfiniState]) -> InfiniState:
         stack([row.running for row in rows]),
         torch.cat([row.keys for row in rows]),
         torch.cat([row.values for row in rows]),
+        torch.cat([row.overlap_keys for row in rows]),
+        torch.cat([row.overlap_values for row in rows]),
         torch.cat([row.tokens_seen for row in rows]),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from infini_attention.ops import ragged
 from infini_attention.ops.inputs import Inputs, Result, Tokens
 from infini_attention.ops.mix import attend, local_attention, sees
-from infini_attention.ops.rotary import rotate
+from infini_attention.ops.overlap import carry, chain, in_front, place
 from infini_attention.state import InfiniState
 
 
@@ -21,11 +21,14 @@ def forward(inputs: Inputs) -> Result:
     state, time = inputs.state, inputs.tokens.q.shape[1]
     if time == 0:
         return inputs.tokens.q.new_zeros(*inputs.tokens.q.shape[:3], inputs.tokens.v.shape[3]), state
-    offsets = state.tokens_in_window
-    if inputs.tokens.valid is not None or bool((offsets != offsets[0]).any()):
+    offsets, follows = state.tokens_in_window, state.follows_segment
+    uneven = bool((offsets != offsets[0]).any()) or (inputs.overlap and bool((follows != follows[0]).any()))
+    if inputs.tokens.valid is not None or uneven:
         return ragged.forward(inputs)
-    size = inputs.segment_size
-    head = min(time, -int(offsets[0]) % size)
+    size, offset = inputs.segment_size, int(offsets[0])
+    # The very first segment has nothing to overlap with, unlike all whole ones after it.
+    alone = inputs.overlap > 0 and not follows[0]
+    head = min(time, size - offset if alone else -offset % size)
     whole = head + (time - head) // size * size
     outputs = []
     for piece, start, stop in ((_part, 0, head), (_whole, head, whole), (_part, whole, time)):
@@ -39,26 +42,29 @@ def _part(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     """Tokens that stay inside the unfinished segment, filled alike in all rows."""
     start = int(state.tokens_in_window[0])
     stop = start + tokens.q.shape[1]
-    if inputs.rotary is not None:
-        cos, sin = (table[start:stop] for table in inputs.rotary)
-        tokens = replace(tokens, q=rotate(tokens.q, cos, sin), k=rotate(tokens.k, cos, sin))
+    slots = slice(start, stop)
+    tokens = replace(tokens, q=place(tokens.q, slots, inputs), k=place(tokens.k, slots, inputs))
     keys = torch.cat((state.keys[:, :start], tokens.k, state.keys[:, stop:]), 1)
     values = torch.cat((state.values[:, :start], tokens.v, state.values[:, stop:]), 1)
-    # The first key that any of these queries sees; a single token sees all from there on.
-    first = 0 if inputs.sliding_window is None else max(0, start + 1 - inputs.sliding_window)
+    # The first key that any of these queries sees; a single token sees all from there on. Below 0 is the overlap.
+    first = -inputs.overlap if bool(state.follows_segment[0]) else 0
+    if inputs.sliding_window is not None:
+        first = max(first, start + 1 - inputs.sliding_window)
+    seen_keys, seen_values = keys[:, max(0, first) : stop], values[:, max(0, first) : stop]
+    if first < 0:
+        seen_keys = in_front(state.overlap_keys[:, first:], seen_keys)
+        seen_values = in_front(state.overlap_values[:, first:], seen_values)
     visible = None
     if stop - start > 1:
-        slots = torch.arange(first, stop, device=keys.device)
-        visible = sees(slots[start - first :, None], slots, inputs.sliding_window)
-    local = local_attention(inputs, tokens.q, keys[:, first:stop], values[:, first:stop], visible=visible)
+        seen = torch.arange(first, stop, device=keys.device)
+        visible = sees(seen[start - first :, None], seen, inputs.sliding_window)
+    local = local_attention(inputs, tokens.q, seen_keys, seen_values, visible=visible)
     out, trace = attend(inputs, tokens, local, state, 1)
     full = stop == inputs.segment_size
-    return out, InfiniState(
-        *trace.at(int(full)),
-        torch.zeros_like(keys) if full else keys,
-        torch.zeros_like(values) if full else values,
-        state.tokens_seen + tokens.q.shape[1],
-    )
+    overlap = carry(keys, values, inputs) if full else (state.overlap_keys, state.overlap_values)
+    if full:
+        keys, values = torch.zeros_like(keys), torch.zeros_like(values)
+    return out, InfiniState(*trace.at(int(full)), keys, values, *overlap, state.tokens_seen + tokens.q.shape[1])
 
 
 def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
@@ -69,9 +75,14 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     def rows(x: Tensor) -> Tensor:
         return x.reshape(-1, size, *x.shape[2:])
 
-    q, k = rows(tokens.q), rows(tokens.k)
-    if inputs.rotary is not None:
-        q, k = rotate(q, *inputs.rotary), rotate(k, *inputs.rotary)
-    local = local_attention(inputs, q, k, rows(tokens.v), causal=True)
+    q, k, v = place(rows(tokens.q), slice(None), inputs), place(rows(tokens.k), slice(None), inputs), rows(tokens.v)
+    if inputs.overlap:
+        before, values_before = chain(k.unflatten(0, (-1, segments)), v.unflatten(0, (-1, segments)), inputs, state)
+        k, v = in_front(before[:, :-1].flatten(0, 1), k), in_front(values_before[:, :-1].flatten(0, 1), v)
+        overlap = before[:, -1], values_before[:, -1]
+    else:
+        overlap = state.overlap_keys, state.overlap_values
+    local = local_attention(inputs, q, k, v, causal=True)
     out, trace = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
-    return out, InfiniState(*trace.at(segments), state.keys, state.values, state.tokens_seen + segments * size)
+    seen = state.tokens_seen + segments * size
+    return out, InfiniState(*trace.at(segments), state.keys, state.values, *overlap, seen)

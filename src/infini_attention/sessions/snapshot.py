@@ -51,7 +51,8 @@ class Snapshot:
 
     Attributes:
         stats, digest, turns: as in `Position`.
-        committed: the memory as it stood at the start of the unfinished segment, the same for all of that segment.
+        committed: the memory as it stood at the start of the unfinished segment, and what that segment overlaps with:
+            the same for all of the segment.
         latest: what the unfinished segment has written to the memory, if it has begun, and `logits [V]` (float32) of
             the next token.
         window: keys and values of the unfinished segment in pieces `[1, n, G, D]`, whose n add up to the slots in use.
@@ -111,7 +112,7 @@ class Snapshot:
         if base is not None and 0 < base.tokens <= tokens and base.tokens // size == tokens // size:
             committed, window, first = base.committed, base.window, base.tokens % size
         if committed is None:
-            committed = Part(_copied(_of_layers(_memory_of(state, "committed") for state in states)))
+            committed = Part(_copied(_of_layers(_before_segment(state) for state in states)))
         latest = {"logits": logits}
         if filled:
             latest |= _of_layers(_memory_of(state, "running") for state in states)
@@ -138,7 +139,11 @@ class Snapshot:
                 _filled_up([part.tensors[f"layers.{layer}.{name}"] for part in self.window], segment_size)
                 for name in ("keys", "values")
             )
-            states.append(InfiniState(committed, running, keys, values, tokens))
+            overlap_keys, overlap_values = (
+                self.committed.tensors.get(f"layers.{layer}.overlap_{name}", own[:, :0])
+                for name, own in (("keys", keys), ("values", values))
+            )
+            states.append(InfiniState(committed, running, keys, values, overlap_keys, overlap_values, tokens))
         return tuple(states)
 
     def to(self, device: torch.device | str) -> "Snapshot":
@@ -164,7 +169,7 @@ class Layout:
         if filled:
             latest |= _of_layers(_memory_of(state, "running") for state in states)
         window = _of_layers({"keys": s.keys[:, :filled], "values": s.values[:, :filled]} for s in states)
-        return cls(_of_layers(_memory_of(state, "committed") for state in states), latest, window)
+        return cls(_of_layers(_before_segment(state) for state in states), latest, window)
 
     @property
     def all(self) -> Tensors:
@@ -185,6 +190,13 @@ def _memory_of(state: InfiniState, which: str) -> Tensors:
     memory: Memory = getattr(state, which)
     named = {f"{which}.matrix": memory.matrix}
     return named if memory.normalizer is None else named | {f"{which}.normalizer": memory.normalizer}
+
+
+def _before_segment(state: InfiniState) -> Tensors:
+    named = _memory_of(state, "committed")
+    return (
+        named | {"overlap_keys": state.overlap_keys, "overlap_values": state.overlap_values} if state.overlap else named
+    )
 
 
 def _memory(tensors: Tensors, name: str) -> Memory:

@@ -53,7 +53,8 @@ class RecipeBatches(IterableDataset):
 
     def __post_init__(self) -> None:
         self.filler = Haystack.repeat(self.tokenizer)
-        self.segment_size = InfiniSettings.from_dict(self.recipe.model.get("infini") or {}).segment_size
+        settings = InfiniSettings.from_dict(self.recipe.model.get("infini") or {})
+        self.segment_size, self.overlap = settings.segment_size, settings.overlap
         self.made_up = made_up_names(MADE_UP_NAMES, random.Random(0))
         self.documents = read_documents(self.recipe, self.tokenizer)
         self.books = None if self.documents is None else Haystack.across(self.documents)
@@ -75,7 +76,8 @@ class RecipeBatches(IterableDataset):
         segment_size = rng.choice(recipe.data.segment_sizes) if recipe.data.segment_sizes else self.segment_size
         answers = torch.zeros(len(samples), length, dtype=torch.int8)
         for row, sample in enumerate(samples):
-            for (start, stop), outside in zip(sample.answers, sample.outside_window(segment_size), strict=True):
+            far = sample.outside_window(segment_size, self.overlap)
+            for (start, stop), outside in zip(sample.answers, far, strict=True):
                 answers[row, start:stop] = OUTSIDE if outside else IN_WINDOW
         batch = {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
         return batch | {"segment_size": torch.tensor(segment_size)} if recipe.data.segment_sizes else batch
