@@ -2,10 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# The shapes and types in the signatures of the mathematics are checked at every call while the tests run. (Public
-# functions above it check their arguments themselves, with messages for people.)
-PYTEST := $(BIN)/pytest --cov \
-	--jaxtyping-packages=infini_attention.ops,infini_attention.state,infini_attention.nn.attention,beartype.beartype
+# One worker for each core, each with one thread.
+PYTEST := $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal --cov --cov-report=
+# The shapes and types in the signatures of the mathematics are checked at every call while its own tests run. (Public
+# functions above it check their arguments themselves, with messages for people.) It takes three times as long.
+MATHEMATICS := tests/ops tests/nn tests/test_state.py
+TYPED := --jaxtyping-packages=infini_attention.ops,infini_attention.state,infini_attention.nn.attention,beartype.beartype
 
 .PHONY: help setup test check demo format docs peers clean
 
@@ -20,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: check ## check, then run all tests, the fast ones first, and print the coverage
-	$(PYTEST) -m "not slow" --cov-report=
-	$(PYTEST) -m slow --cov-append
+	$(PYTEST) -m "not slow" $(TYPED) $(MATHEMATICS)
+	$(PYTEST) -m "not slow" --cov-append $(MATHEMATICS:%=--ignore=%) tests
+	$(PYTEST) -m slow --cov-append --cov-report=term
 
 check: $(STAMP) ## lint, formatting, types, and who imports whom
 	$(BIN)/ruff check

@@ -72,9 +72,11 @@ def base_model(*, seed: int = 0, layers: int = 2, width: int = 32, vocabulary: i
     return model
 
 
-def infini_model(*, rule: str = "gated_delta", seed: int = 0, **sizes: int) -> InfiniLlamaForCausalLM:
+def infini_model(*, rule: str = "gated_delta", overlap: int = 0, seed: int = 0, **sizes: int) -> InfiniLlamaForCausalLM:
     """The twin of `base_model`, with an open gate and every memory parameter at work."""
-    twin = convert(base_model(seed=seed, **sizes), segment_size=SEGMENT, rule=rule, gate_start=0.5).eval()
+    twin = convert(
+        base_model(seed=seed, **sizes), segment_size=SEGMENT, overlap=overlap, rule=rule, gate_start=0.5
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in twin.named_parameters():

@@ -84,6 +84,15 @@ def test_no_segment_in_which_the_rotation_would_change(rotation, ids):
         convert(base, segment_size=33)
 
 
+def test_the_overlap_takes_positions_too():
+    base = base_with(next(rotation for rotation in ROTATIONS if "dynamic" in rotation))
+    convert(base, segment_size=24, overlap=8)
+    with pytest.raises(ConfigError, match=r"segment_size must be at most 24 beside an overlap of 8, .*; got 25"):
+        convert(base, segment_size=25, overlap=8)
+    with pytest.raises(ConfigError, match=r"overlap must be 0: .* gpt2 .*; got 8"):
+        convert(tiny("gpt2"), segment_size=16, overlap=8)
+
+
 def test_no_segment_longer_than_the_learned_positions(ids):
     base, long = tiny("gpt2", max_position_embeddings=40), ids[:, :40]
     assert_close(convert(base, segment_size=40).eval()(long).logits, base(long).logits, BESIDE_BASE[torch.float32])

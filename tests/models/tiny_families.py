@@ -106,8 +106,8 @@ def shared(name: str) -> PreTrainedModel:
 
 @cache
 def twin_of(name: str, rule: str = "gated_delta") -> PreTrainedModel:
-    """Its twin, with an open gate and every memory parameter at work; likewise."""
-    return opened(shared(name), rule=rule)
+    """Its twin, with an open gate, segments that overlap, and every memory parameter at work; likewise."""
+    return opened(shared(name), rule=rule, overlap=0 if FAMILIES[name].learned_positions else 5)
 
 
 every_family = pytest.mark.parametrize(

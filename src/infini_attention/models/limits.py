@@ -32,9 +32,8 @@ def check_segment(family: Family, config: Any, segment_size: int, overlap: int) 
         )
     for limit, reason in position_limits(family, config):
         if segment_size + overlap > limit:
-            raise ConfigError(
-                f"segment_size and overlap together must be at most {limit}, {reason}; got {segment_size} and {overlap}"
-            )
+            beside = f" beside an overlap of {overlap}" if overlap else ""
+            raise ConfigError(f"segment_size must be at most {limit - overlap}{beside}, {reason}; got {segment_size}")
 
 
 def position_limits(family: Family, config: Any) -> Iterator[tuple[int, str]]:
