@@ -8,25 +8,27 @@ from helpers import RULES, assert_all_close, feed, sample, tensors_of
 from infini_attention import InfiniState
 
 
-def zeros(rule, dtype=torch.float32):
+def zeros(rule, dtype=torch.float32, overlap=0):
     return InfiniState.zeros(
-        batch_size=3, num_kv_heads=2, key_dim=8, value_dim=6, segment_size=5, rule=rule, dtype=dtype
+        batch_size=3, num_kv_heads=2, key_dim=8, value_dim=6, segment_size=5, overlap=overlap, rule=rule, dtype=dtype
     )
 
 
 @pytest.fixture(params=RULES)
 def state(request):
     """Three rows in the middle of a segment, after others."""
-    inputs = sample(B=3, T=13, C=5, rule=request.param)
+    inputs = sample(B=3, T=13, C=5, W=2, rule=request.param)
     inputs["padding_mask"] = torch.arange(13) >= torch.tensor([[0], [4], [9]])
     return feed(inputs)[1]
 
 
+@pytest.mark.parametrize("overlap", [0, 4])
 @pytest.mark.parametrize("rule", RULES)
-def test_zeros(rule):
-    tensors = tensors_of(zeros(rule))
+def test_zeros(rule, overlap):
+    tensors = tensors_of(zeros(rule, overlap=overlap))
     matrix = (3, 2, 0, 0) if rule == "none" else (3, 2, 8, 6)
-    shapes = {"committed.matrix": matrix, "running.matrix": matrix, "keys": (3, 5, 2, 8), "values": (3, 5, 2, 6)}
+    shapes = {"overlap_keys": (3, overlap, 2, 8), "overlap_values": (3, overlap, 2, 6)}
+    shapes |= {"committed.matrix": matrix, "running.matrix": matrix, "keys": (3, 5, 2, 8), "values": (3, 5, 2, 6)}
     if rule in ("linear", "delta"):
         shapes |= {"committed.normalizer": (3, 2, 8), "running.normalizer": (3, 2, 8)}
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes | {"tokens_seen": (3,)}
@@ -45,7 +47,7 @@ def test_zeros(rule):
 def test_dtypes(dtype, memory):
     tensors = tensors_of(zeros("delta", dtype))
     assert tensors.pop("tokens_seen").dtype == torch.int64
-    assert tensors.pop("keys").dtype == tensors.pop("values").dtype == dtype
+    assert {tensors.pop(name).dtype for name in ("keys", "values", "overlap_keys", "overlap_values")} == {dtype}
     assert {tensor.dtype for tensor in tensors.values()} == {memory}
 
 
@@ -61,12 +63,14 @@ def test_dtypes(dtype, memory):
 )
 def test_nbytes(rule, dtype, nbytes):
     assert zeros(rule, dtype).nbytes == nbytes
+    assert zeros(rule, dtype, overlap=2).nbytes == nbytes + 3 * 2 * 2 * 14 * dtype.itemsize
 
 
 def test_sizes_and_counts(state):
-    assert (state.batch_size, state.segment_size) == (3, 5)
+    assert (state.batch_size, state.segment_size, state.overlap) == (3, 5, 2)
     assert state.tokens_seen.tolist() == [13, 9, 4]
     assert state.tokens_in_window.tolist() == [3, 4, 4]
+    assert state.follows_segment.tolist() == [True, True, False]
 
 
 def test_unused_slots_are_zero(state):
@@ -74,6 +78,8 @@ def test_unused_slots_are_zero(state):
         for tensor in (state.keys[row], state.values[row]):
             assert tensor[:filled].ne(0).all()
             assert tensor[filled:].eq(0).all()
+        for tensor in (state.overlap_keys[row], state.overlap_values[row]):
+            assert tensor.ne(0).all() if state.follows_segment[row] else tensor.eq(0).all()
 
 
 def test_frozen(state):
