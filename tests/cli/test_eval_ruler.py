@@ -1,10 +1,11 @@
-"""infini eval ruler: figures, their files, and mistakes in one line."""
+"""infini eval ruler and infini eval needle: figures, their files, and mistakes in one line."""
 
 import json
 
 import pytest
 
-from infini_attention.cli.eval_ruler import TASKS
+from infini_attention.cli.eval_ruler import NEEDLES, TASKS
+from infini_attention.data import ruler_text
 from infini_attention.data.ruler_text import KINDS
 
 QUICK = ("--lengths", 900, "--samples", 2)
@@ -25,14 +26,14 @@ def ruler(run_json, model_dir):
 
 def test_all_tasks(run_json, model_dir, text):
     """The default asks for all of them, with room for the longest question of a tokenizer of bytes."""
-    assert ",".join(KINDS) == TASKS
+    assert (",".join(KINDS), ",".join(ruler_text.NEEDLES)) == (TASKS, NEEDLES)
     result = run_json(
-        "eval", "ruler", "-m", model_dir, "--lengths", 1200, "--samples", 1, "--haystack-file", text, "--memory", "off"
+        "eval", "ruler", "-m", model_dir, "--lengths", 2700, "--samples", 1, "--haystack-file", text, "--memory", "off"
     )
     assert result.keys() >= PROMISED
-    assert (result["task"], result["lengths"], result["subtasks"]) == ("ruler", [1200], list(KINDS))
-    assert [(cell["length"], cell["subtask"]) for cell in result["cells"]] == [(1200, name) for name in KINDS]
-    assert (result["haystack"], result["memory"], result["attention"]) == ("book+repeat", "off", "infini")
+    assert (result["task"], result["lengths"], result["subtasks"]) == ("ruler", [2700], list(KINDS))
+    assert [(cell["length"], cell["subtask"]) for cell in result["cells"]] == [(2700, name) for name in KINDS]
+    assert (result["haystack"], result["memory"], result["attention"]) == ("book+list+repeat", "off", "infini")
     assert result["accuracy"] == 0  # the tiny model is untrained
     assert result["interval"] is None
     assert "standard_error" in result
@@ -52,6 +53,19 @@ def test_it_goes_on_where_it_was(ruler, tmp_path, monkeypatch):
     first = ruler("niah_single_1,vt", "--out", tmp_path)
     monkeypatch.setattr("infini_attention.evaluation.stream.ModelStream.read", None)
     assert ruler("vt", "--out", tmp_path)["cells"] == first["cells"][1:]
+
+
+def test_needle_is_a_part_of_ruler(ruler, run_json, model_dir, tmp_path, monkeypatch):
+    """What one has run, the other does not run again."""
+    folder = tmp_path / "out"
+    command = ("eval", "needle", "-m", model_dir, "--tasks", "niah_single_1", *QUICK, "--out", folder)
+    first = run_json(*command)
+    assert first["task"] == "needle"
+    both = ruler("vt,niah_single_1", "--out", folder)
+    assert both["cells"][0] == first["cells"][0]
+    monkeypatch.setattr("infini_attention.evaluation.stream.ModelStream.read", None)
+    assert run_json(*command)["cells"] == first["cells"]
+    assert {path.name for path in folder.glob("*.json*")} == {"needle-repeat.json", "ruler-repeat.json", "ruler.jsonl"}
 
 
 def test_controls_have_files_of_their_own(ruler, tmp_path):
@@ -92,7 +106,7 @@ def test_a_plain_model(run_cli, base_dir):
 
 MISTAKES = [
     ("-m missing", "no model at 'missing'"),
-    ("-m model --tasks niah_single_1,cwe", "tasks must be some of niah_single_1, niah_single_2"),
+    ("-m model --tasks niah_single_1,qa_1", "tasks must be some of niah_single_1, niah_single_2"),
     ("-m model --tasks vt,", "got ''"),
     ("-m model --lengths 4Q", "--lengths must look like"),
     ("-m model --lengths 300", "300 tokens are too few for niah_single_1, which takes"),
@@ -102,6 +116,7 @@ MISTAKES = [
     ("-m model --haystack-file missing.txt", "missing.txt: no such file"),
     ("-m model --out good.txt", "good.txt is a file; --out expects a folder"),
     ("-m model --out full --tasks vt", "is no file of results"),
+    ("-m model --tasks cwe --lengths 1000", "1000 tokens are too few for cwe"),
     ("-m model --memory off --full-attention", "--memory off empties the memory, which a model with --full-attention"),
 ]
 

@@ -3,6 +3,7 @@
 import random
 import re
 import uuid
+from collections import Counter
 
 import pytest
 
@@ -16,7 +17,9 @@ from tiny import byte_tokenizer as with_start
 
 BYTES = byte_tokenizer()
 TOKENIZERS = {"bytes": BYTES, "start token": with_start("<s>"), "gpt2": byte_level()}
-KEYED = [name for name in KINDS if name != "vt"]
+LISTS = [name for name, kind in KINDS.items() if kind.haystack == "list"]
+FILLED = [name for name in KINDS if name not in LISTS]
+KEYED = [name for name in FILLED if name != "vt"]
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
@@ -32,7 +35,7 @@ def draw(tokenizer):
     }
 
     def draw(name, length=1600, seed=0, **options):
-        return ruler_sample(tokenizer, name, length, random.Random(seed), stacks[KINDS[name].haystack], **options)
+        return ruler_sample(tokenizer, name, length, random.Random(seed), stacks.get(KINDS[name].haystack), **options)
 
     return draw
 
@@ -75,7 +78,7 @@ def test_a_chain_written_out_by_hand():
     assert text.index(f"{one} = ") < text.index(f"{two} = ") < text.index(f"{five} = ")
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", FILLED)
 @pytest.mark.parametrize("length", [1600, 1999, 4096])
 def test_lengths_are_exact(tokenizer, draw, name, length):
     for seed in range(5):
@@ -171,3 +174,64 @@ def test_a_tokenizer_that_loses_digits(monkeypatch):
     monkeypatch.setattr(BYTES, "decode", lambda ids: "?")
     with pytest.raises(InputError, match=r"does not give \w+ back"):
         ruler_sample(BYTES, "niah_single_1", 700, random.Random(0), Haystack.repeat(BYTES))
+
+
+class TestLists:
+    @pytest.mark.parametrize("name", LISTS)
+    @pytest.mark.parametrize("length", [2700, 9001])
+    def test_as_many_items_as_fit(self, tokenizer, draw, name, length):
+        sample = draw(name, length)
+        spare = length - sample.new_tokens - len(sample.token_ids)
+        assert 0 <= spare < 0.1 * length
+        assert {stop for _, stop in sample.questions} == {len(sample.token_ids)}
+        assert len(sample.questions) == len(sample.sources) == len(sample.expected)
+
+    @pytest.mark.parametrize("name", ["niah_multikey_2", "niah_multikey_3"])
+    def test_one_needle_among_others_is_asked_for(self, tokenizer, draw, name):
+        sample = draw(name, 4096)
+        text = tokenizer.decode(sample.token_ids)
+        told = re.findall(r"One of the special magic \w+s for (\S+) is: (\S+)\.", text)
+        keys = dict(told)
+        assert len(told) == len(keys) > 20
+        [value], [source] = sample.expected, sample.sources
+        [asked] = [key for key in keys if key in part(tokenizer, sample, sample.questions[0])]
+        assert keys[asked] == value
+        what = "uuid" if KINDS[name].uuids else "number"
+        said = f" One of the special magic {what}s for {asked} is: {value}."
+        assert part(tokenizer, sample, source) == said
+
+    def test_the_most_common_words(self, tokenizer, draw):
+        for length, often, rarely in ((2700, 10, 1), (12_000, 30, 3)):
+            if length == 2700 and tokenizer is not BYTES:
+                continue  # more words fit
+            sample = draw("cwe", length)
+            words = re.findall(r"(\d+)\. (\w+-\w+)", tokenizer.decode(sample.token_ids))
+            assert [int(number) for number, _ in words] == list(range(1, len(words) + 1))
+            counts = Counter(word for _, word in words)
+            assert {word for word, count in counts.items() if count == often} == set(sample.expected)
+            assert {count for word, count in counts.items() if word not in sample.expected} == {rarely}
+            assert sample.sources == (None,) * 10
+
+    def test_the_most_frequent_words(self, tokenizer, draw):
+        sample = draw("fwe", 4096)
+        text = tokenizer.decode(sample.token_ids).split("\n")[1].split()
+        ranked = Counter(text).most_common(6)
+        assert ranked[0][0] == "..."
+        assert [word for word, _ in ranked[1:4]] == list(sample.expected)
+        assert ranked[3][1] > ranked[4][1]
+        share = [count / ranked[0][1] for _, count in ranked[1:4]]
+        assert share == pytest.approx([1 / 4, 1 / 9, 1 / 16], abs=0.02)
+
+    @pytest.mark.parametrize("name", LISTS)
+    def test_without_what_is_asked_for(self, tokenizer, draw, name):
+        full, none = draw(name, 4096), draw(name, 4096, with_needle=False)
+        assert (none.expected, none.needles, set(none.sources)) == (full.expected, (), {None})
+        text = tokenizer.decode(none.token_ids)
+        assert not any(string in text for string in none.expected)
+        assert part(tokenizer, none, none.questions[0]) == part(tokenizer, full, full.questions[0])
+
+    def test_too_short_and_too_long(self):
+        with pytest.raises(InputError, match=r"1000 tokens are too few for cwe, which takes 2\d\d\d"):
+            ruler_sample(BYTES, "cwe", 1000, random.Random(0), None)
+        with pytest.raises(InputError, match=r"tokens are too many for cwe, which has \d+,\d+ different items"):
+            ruler_sample(BYTES, "cwe", 1 << 24, random.Random(0), None)

@@ -111,5 +111,9 @@ def keys(
     request.emit(result, as_json=as_json)
 
 
-for _module in (eval_ruler, eval_perplexity):
-    app.command(_module.NAME)(_module.run)
+for _name, _command in (
+    (eval_ruler.NEEDLE, eval_ruler.needle),
+    (eval_ruler.RULER, eval_ruler.ruler),
+    (eval_perplexity.NAME, eval_perplexity.run),
+):
+    app.command(_name)(_command)

@@ -107,6 +107,7 @@ class Request:
         *,
         axis: str,
         summarize: "Callable[[Sequence[Record], str], Record] | None" = None,
+        name: str | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
         """The figures of a task; with `out`, its files are there afterwards. Ctrl-C keeps the finished cells.
@@ -116,6 +117,7 @@ class Request:
             model: whom to ask.
             axis: what tells cells of one length apart.
             summarize: makes figures of the records; None means the one for exact answers.
+            name: what the result calls the task, where that is not its own name.
             settings: of the task, for the result.
         """
         from infini_attention.environment import environment
@@ -127,9 +129,9 @@ class Request:
         subject = subject_of(model)
         note_length(model, max(cell["length"] for cell in task.cells()))
         journal = Journal(None if self.out is None else self.out / f"{task.name}.jsonl")
-        with SampleProgress(task.name) as progress:
+        with SampleProgress(name or task.name) as progress:
             records = run(task, subject, journal, on_sample=progress.show)
-        result: dict[str, Any] = {"task": task.name, "model": self.source}
+        result: dict[str, Any] = {"task": name or task.name, "model": self.source}
         result |= {"adapter": self._opened.used_adapter() or None}
         result |= {"lengths": sorted({cell["length"] for cell in records}), **settings}
         result |= {"haystack": self.haystack, "seed": task.seed, **subject.about}

@@ -18,7 +18,7 @@ class Kind:
     """What the samples of a subtask are like.
 
     Attributes:
-        haystack: `repeat` or `book`.
+        haystack: `repeat` or `book`; `list` for one that is made of items of the puzzle's own, as many as fit.
         new_tokens: at most so many are written as the answer; the prompt leaves room for them.
         asked: keys that are asked about.
         values: of each key.
@@ -38,14 +38,20 @@ class Kind:
 
 # As many needles as in the paper, whose answers may have 128 tokens, and 30 for the variables. Here a single number has
 # 30, and the variables 64: where tokens are single letters, five variables take more than 30.
-KINDS = {
+NEEDLES = {
     "niah_single_1": Kind("repeat", 30),
     "niah_single_2": Kind("book", 30),
     "niah_single_3": Kind("book", 128, uuids=True),
     "niah_multikey_1": Kind("book", 30, others=3),
+    "niah_multikey_2": Kind("list", 30),
+    "niah_multikey_3": Kind("list", 128, uuids=True),
     "niah_multivalue": Kind("book", 128, values=4),
     "niah_multiquery": Kind("book", 128, asked=4),
+}
+KINDS = NEEDLES | {
     "vt": Kind("repeat", 64, hops=4),
+    "cwe": Kind("list", 200),  # ten words, each as long as two
+    "fwe": Kind("list", 50),
 }
 
 
@@ -84,17 +90,31 @@ def _keys(kind: Kind, rng: random.Random) -> Puzzle:
     pairs = [(key, drawn.pop()) for key in keys for _ in range(kind.values)]
     order = rng.sample(range(count), count)
     expected = list(range(kind.asked * kind.values))
-    asked, one = _listing(keys[: kind.asked]), len(expected) == 1
-    some, them = ("A", what) if one else ("Some", f"{what}s")
-    are, the = ("is", "the") if one else ("are", "all the")
+    opening, question = wording(what, keys[: kind.asked], one=len(expected) == 1)
     return Puzzle(
-        f"{some} special magic {them} {are} hidden within the following text. Make sure to memorize it. I will quiz "
-        f"you about the {them} afterwards.\n",
-        [f" One of the special magic {what}s for {pairs[at][0]} is: {pairs[at][1]}." for at in order],
-        f"\nWhat {are} {the} special magic {them} for {asked} mentioned in the provided text? The special magic {them} "
-        f"for {asked} mentioned in the provided text {are}",
+        opening,
+        [needle(what, *pairs[at]) for at in order],
+        question,
         [pairs[at][1] for at in expected],
         [order.index(at) for at in expected],
+    )
+
+
+def needle(what: str, key: str, value: str) -> str:
+    """The sentence that tells a value."""
+    return f" One of the special magic {what}s for {key} is: {value}."
+
+
+def wording(what: str, asked: Sequence[str], *, one: bool) -> tuple[str, str]:
+    """Opening and question about the values of some keys, of which there is `one` in all, or more."""
+    keys = _listing(asked)
+    some, them = ("A", what) if one else ("Some", f"{what}s")
+    are, the = ("is", "the") if one else ("are", "all the")
+    return (
+        f"{some} special magic {them} {are} hidden within the following text. Make sure to memorize it. I will quiz "
+        f"you about the {them} afterwards.\n",
+        f"\nWhat {are} {the} special magic {them} for {keys} mentioned in the provided text? The special magic {them} "
+        f"for {keys} mentioned in the provided text {are}",
     )
 
 

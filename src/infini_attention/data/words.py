@@ -29,9 +29,10 @@ turtle valley violin wagon walnut willow window winter yarn zebra
 
 ADJECTIVES = tuple(_ADJECTIVES.split())
 NOUNS = tuple(_NOUNS.split())
+WORD_KEYS = len(ADJECTIVES) * len(NOUNS)  # so many different ones there are
 
 
 def word_keys(count: int, rng: random.Random) -> list[str]:
     """So many different keys, each an adjective and a noun; all pairs are equally likely."""
-    pairs = rng.sample(range(len(ADJECTIVES) * len(NOUNS)), count)
+    pairs = rng.sample(range(WORD_KEYS), count)
     return [f"{ADJECTIVES[pair // len(NOUNS)]}-{NOUNS[pair % len(NOUNS)]}" for pair in pairs]

@@ -15,6 +15,7 @@ from infini_attention.evaluation.journal import Journal, Record
 from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.stream import Stream, Subject
+from infini_attention.evaluation.writing import write
 from infini_attention.models.states import full_kv_bytes
 
 NAME = "demo"
@@ -136,12 +137,8 @@ def figures(
 
 def _ask(stream: Stream, question: Tensor, count: int) -> Tensor:
     """The `count` tokens that the model writes after `question [1, T]`, greedily."""
-    logits, written = stream.read(question), []
-    for place in range(count):
-        written.append(logits.argmax(-1))
-        if place + 1 < count:
-            logits = stream.read(written[-1][:, None])
-    return torch.cat(written)
+    [written] = write(stream, stream.read(question), count)
+    return torch.tensor(written)
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, token_ids: Tensor) -> str:

@@ -1,7 +1,7 @@
 """Tasks in the style of RULER (Hsieh et al. 2024, arXiv 2404.06654): the model writes, and strings are looked for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from infini_attention.evaluation.recall import Outcome
 from infini_attention.evaluation.stats import standard_error, wilson_interval
 from infini_attention.evaluation.stream import Stream, read_span
 from infini_attention.evaluation.summary import summarize
+from infini_attention.evaluation.writing import write
 
 PROTOCOL = 1  # counts up when samples or scores change, so that old records are not taken for new ones
 AXIS = "subtask"
@@ -31,7 +32,7 @@ class RulerTask:
 
     Attributes:
         tokenizer, lengths, samples, seed, memory: as in `PasskeyTask`.
-        haystacks: by name, those that the subtasks have their filler from.
+        haystacks: by name, those that the subtasks have their filler from; a list of items has none.
         subtasks: names of `KINDS`.
         with_needle: False leaves out the needles that are asked about: a control in which nothing can be found.
 
@@ -62,7 +63,7 @@ class RulerTask:
         return [{"length": length, AXIS: name} for length in sorted(set(self.lengths)) for name in subtasks]
 
     def key(self, cell: dict[str, Any]) -> Record:
-        haystack = self._haystack(cell[AXIS])
+        haystack = self.haystacks.get(KINDS[cell[AXIS]].haystack)
         return {
             "task": self.name,
             "protocol": PROTOCOL,
@@ -70,14 +71,14 @@ class RulerTask:
             "new_tokens": KINDS[cell[AXIS]].new_tokens,
             "samples": self.samples,
             "seed": self.seed,
-            "haystack": haystack.name,
-            "haystack_digest": haystack.digest,
+            "haystack": KINDS[cell[AXIS]].haystack,
+            "haystack_digest": None if haystack is None else haystack.digest,
             "memory": "on" if self.memory else "off",
             "needle": self.with_needle,
         }
 
     def sample(self, cell: dict[str, Any], index: int) -> RulerSample:
-        name, haystack = cell[AXIS], self._haystack(cell[AXIS])
+        name, haystack = cell[AXIS], self.haystacks.get(KINDS[cell[AXIS]].haystack)
         rng = evaluation_rng(self.seed, self.name, name, cell["length"], index)
         return ruler_sample(self.tokenizer, name, cell["length"], rng, haystack, with_needle=self.with_needle)
 
@@ -91,15 +92,12 @@ class RulerTask:
         nbytes = stream.nbytes // len(samples)
         return Outcome(_answer(stream, logits, samples, self.tokenizer), nbytes)
 
-    def _haystack(self, subtask: str) -> Haystack:
-        return self.haystacks[KINDS[subtask].haystack]
 
-
-def check_subtasks(names: Sequence[str]) -> None:
-    """Raises `ConfigError` unless there is a name, and `KINDS` has them all."""
-    unknown = [name for name in names if name not in KINDS]
+def check_subtasks(names: Sequence[str], known: Collection[str] = KINDS) -> None:
+    """Raises `ConfigError` unless there is a name, and all of them are `known`."""
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ConfigError(f"tasks must be some of {', '.join(KINDS)}; got {', '.join(map(repr, unknown)) or 'none'}")
+        raise ConfigError(f"tasks must be some of {', '.join(known)}; got {', '.join(map(repr, unknown)) or 'none'}")
 
 
 def _answer(
@@ -108,24 +106,18 @@ def _answer(
     """Which of the expected strings each row writes, greedily: `[B, Q]` bool.
 
     RULER's "string match, all": they may stand anywhere in what is written, in any order. A row that has written all of
-    them, or the end of the text, has its score, and when all rows have theirs the rest need not be written.
+    its strings need not go on.
     """
-    written: list[list[int]] = [[] for _ in samples]
-    ended = [False] * len(samples)
-    for place in range(samples[0].new_tokens):
-        tokens = logits.argmax(-1)
-        for row, token in enumerate(tokens.tolist()):
-            ended[row] = ended[row] or token == tokenizer.eos_token_id
-            written[row] += [] if ended[row] else [token]
-        texts = [str(tokenizer.decode(row)).casefold() for row in written]
-        hits = [
-            [each.casefold() in text for each in sample.expected] for text, sample in zip(texts, samples, strict=True)
-        ]
-        done = all(end or all(row) for end, row in zip(ended, hits, strict=True))
-        if done or place + 1 == samples[0].new_tokens:
-            break
-        logits = stream.read(tokens[:, None])
-    return torch.tensor(hits)
+
+    def found(row: int, tokens: list[int]) -> list[bool]:
+        text = str(tokenizer.decode(tokens)).casefold()
+        return [string.casefold() in text for string in samples[row].expected]
+
+    ends = (tokenizer.eos_token_id,)
+    written = write(
+        stream, logits, samples[0].new_tokens, ends=ends, enough=lambda row, tokens: all(found(row, tokens))
+    )
+    return torch.tensor([found(row, tokens) for row, tokens in enumerate(written)])
 
 
 def summarize_ruler(records: Sequence[Record], axis: str) -> Record:

@@ -80,9 +80,10 @@ def run(
         row_tokens = subject.segment_size or len(samples[0].token_ids)
         for rows in _batches(samples, max(1, piece_tokens // row_tokens)):
             batch = [samples[row] for row in rows]
-            after = _stack([following[row] for row in rows]) if following else None
+            after = [following[row] for row in rows] if following else []
             piece_size = max(1, piece_tokens // len(batch) // subject.unit) * subject.unit
-            stream, place = trunk.branch(_stack(batch), after, batch[0].questions[0][0], piece_size)
+            shared = _stack(after) if len({len(sample.token_ids) for sample in after}) == 1 else None
+            stream, place = trunk.branch(_stack(batch), shared, batch[0].questions[0][0], piece_size)
             outcome = task.ask(stream, batch, start=place, piece_size=piece_size)
             hits[rows], nbytes = outcome.hits.sum(1), outcome.nbytes
             done, tokens = done + len(batch), tokens + sum(len(sample.token_ids) for sample in batch)
