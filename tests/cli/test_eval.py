@@ -76,7 +76,7 @@ def test_without_matplotlib(run_cli, model_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     code, out, err = run_cli("eval", "passkey", "-m", model_dir, *QUICK, "--out", tmp_path, "--json")
     assert code == 0
-    assert "no heat map: a heat map needs matplotlib" in err
+    assert "no picture: a heat map needs matplotlib" in err
     assert json.loads(out)["heat_map"] is None
 
 

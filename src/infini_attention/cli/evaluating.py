@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from infini_attention.data.haystack import Haystack
-    from infini_attention.evaluation.journal import Record
+    from infini_attention.evaluation.journal import Journal, Record
     from infini_attention.evaluation.runner import Task
+    from infini_attention.evaluation.stream import Subject
 
 FullAttention = Annotated[
     bool, typer.Option("--full-attention", help="Evaluate the base model as it is, with its full key-value cache.")
@@ -120,46 +121,75 @@ class Request:
             name: what the result calls the task, where that is not its own name.
             settings: of the task, for the result.
         """
-        from infini_attention.environment import environment
-        from infini_attention.evaluation.journal import Journal
+        from infini_attention.evaluation.report import heat_map
         from infini_attention.evaluation.runner import run
         from infini_attention.evaluation.stream import subject_of
         from infini_attention.evaluation.summary import summarize as summarize_exact
 
         subject = subject_of(model)
         note_length(model, max(cell["length"] for cell in task.cells()))
-        journal = Journal(None if self.out is None else self.out / f"{task.name}.jsonl")
         with SampleProgress(name or task.name) as progress:
-            records = run(task, subject, journal, on_sample=progress.show)
-        result: dict[str, Any] = {"task": name or task.name, "model": self.source}
-        result |= {"adapter": self._opened.used_adapter() or None}
-        result |= {"lengths": sorted({cell["length"] for cell in records}), **settings}
-        result |= {"haystack": self.haystack, "seed": task.seed, **subject.about}
-        result |= (summarize or summarize_exact)(records, axis) | environment()
+            records = run(task, subject, self.journal(task.name), on_sample=progress.show)
+        settings = {"lengths": sorted({cell["length"] for cell in records}), **settings, "seed": task.seed}
+        figures = (summarize or summarize_exact)(records, axis)
+        return self.finish(
+            name or task.name,
+            subject,
+            settings | figures,
+            draw=lambda path, title: heat_map(figures["cells"], path, axis=axis, title=title),
+        )
+
+    def journal(self, name: str) -> "Journal":
+        """What was run before. Raises `InputError` where that is no file of results."""
+        from infini_attention.evaluation.journal import Journal
+
+        return Journal(None if self.out is None else self.out / f"{name}.jsonl")
+
+    def finish(
+        self,
+        name: str,
+        subject: "Subject",
+        figures: "Record",
+        *,
+        draw: "Callable[[Path, str], None]",
+        picture: str = "heat_map",
+    ) -> dict[str, Any]:
+        """The result; with `out`, it is there as a file, with its picture.
+
+        Args:
+            name: of the task.
+            subject: whom was asked.
+            figures: of the run, `memory` among them.
+            draw: writes the picture to a path, under a title. Raises `ConfigError` where it cannot be drawn.
+            picture: what the result calls it.
+        """
+        from infini_attention.environment import environment
+
+        about = {"model": self.source, "adapter": self._opened.used_adapter() or None, "haystack": self.haystack}
+        result: dict[str, Any] = {"task": name, **about, **subject.about, **figures, **environment()}
         if self.out is not None:
             try:
-                self._write(result, axis)
+                self._write(result, draw, picture)
             except OSError as error:
                 raise InputError(f"{self.out}: could not be written ({error.strerror})") from error
         return result
 
-    def _write(self, result: dict[str, Any], axis: str) -> None:
-        """The result and its heat map, under a name that says which haystack and which controls."""
-        from infini_attention.evaluation.report import heat_map
-
+    def _write(self, result: dict[str, Any], draw: "Callable[[Path, str], None]", picture: str) -> None:
+        """The result and its picture, under a name that says which haystack and which controls."""
         assert self.out is not None
+        self.out.mkdir(parents=True, exist_ok=True)
         parts = [result["task"], self.haystack]
         parts += ["full-attention"] if result["attention"] == "full" else []
         parts += ["memory-off"] if result["memory"] == "off" else []
         parts += ["no-needle"] if result.get("needle") is False else []
-        picture = self.out / f"{'-'.join(parts)}.png"
+        path = self.out / f"{'-'.join(parts)}.png"
         try:
-            heat_map(result["cells"], picture, axis=axis, title=f"{' '.join(parts)} · {Path(self.source).name}")
-            result["heat_map"] = str(picture)
+            draw(path, f"{' '.join(parts)} · {Path(self.source).name}")
+            result[picture] = str(path)
         except ConfigError as error:  # matplotlib is an extra; the figures are there without it
-            common.console.print(f"no heat map: {error}", highlight=False, markup=False)
-            result["heat_map"] = None
-        picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            common.console.print(f"no picture: {error}", highlight=False, markup=False)
+            result[picture] = None
+        path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     def emit(self, result: dict[str, Any], *, as_json: bool) -> None:
         """On stdout: JSON, or the main figures and a line per length."""

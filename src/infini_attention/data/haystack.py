@@ -61,6 +61,10 @@ class Haystack:
         """All documents one after the other, as filler that may cross their borders."""
         return cls(documents.token_ids, name="book")
 
+    def kinds(self) -> set[int]:
+        """The different tokens that there are."""
+        return set(self._ids.unique().tolist())
+
     def cut(self, count: int, rng: random.Random) -> Tensor:
         """`count` tokens of filler, `[count]` int64."""
         start = rng.randrange(self.period) if self.random_start else 0

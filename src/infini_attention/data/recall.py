@@ -155,7 +155,7 @@ def _sample(
     """Puts the pieces together as tokens; the filler takes what the others leave of `length`."""
     opening = [token for piece in tokenize_stream([OPENING], tokenizer) for token in piece.token_ids]
     hidden = [encode_after(".", wording[0].format(name=name, key=key), tokenizer).token_ids for name, key in needles]
-    quiz = [_encode_question(tokenizer, wording[1].format(name=name), key) for name, key in asked]
+    quiz = [encode_question(tokenizer, wording[1].format(name=name), key) for name, key in asked]
     stop = encode_after("1", ".", tokenizer).token_ids
     used = len(opening) + sum(map(len, hidden)) + sum(len(q) + len(a) for q, a in quiz) + len(stop) * (len(quiz) - 1)
     if length < used:
@@ -185,8 +185,12 @@ def _sample(
     )
 
 
-def _encode_question(tokenizer: PreTrainedTokenizerBase, question: str, key: str) -> tuple[list[int], list[int]]:
-    """The tokens of the question, and those of its answer, which a token that joins space and key belongs to."""
+def encode_question(tokenizer: PreTrainedTokenizerBase, question: str, key: str) -> tuple[list[int], list[int]]:
+    """The tokens of the question, and those of its answer, which a token that joins space and key belongs to.
+
+    Raises:
+        InputError: a tokenizer that does not give the key back.
+    """
     piece = encode_after(".", question + key, tokenizer)
     cut = next(place for place, end in enumerate(piece.ends) if end > len(question))
     answer = piece.token_ids[cut:]
