@@ -1,5 +1,6 @@
 """infini eval mqar: multi-query associative recall, accuracy against the number of pairs and the state's bytes."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from infini_attention.cli.eval_options import (
     Seed,
     Switch,
 )
-from infini_attention.cli.evaluating import FullAttention, Request
+from infini_attention.cli.evaluating import FullAttention, Request, with_interval
 
 NAME = "mqar"
 
@@ -69,23 +70,13 @@ def run(
     settings: dict[str, Any] = {"pairs": list(counts), "questions": questions, "needle": needle}
     settings["vocabulary"] = len(task.tokens.keys) + len(task.tokens.values)
     result = request.run(task, twin, axis=AXIS, summarize=summarize_mqar, **settings)
-    if as_json:
-        common.emit(result, as_json=True)
-    else:
-        _show(result)
+    request.emit(result, as_json=as_json, lines=_table(result))
 
 
-def _show(result: dict[str, Any]) -> None:
-    """For people: what was asked, then a line per number of pairs and a column per length."""
-    names = ("task", "model", "attention", "haystack", "memory", "needle", "accuracy", "chance", "samples")
-    common.emit(
-        {name: result[name] for name in (*names, "outside_window_share", "state_bytes", "seconds")}, as_json=False
-    )
-    print(f"\n{'pairs':<16}" + "".join(f"{length:>13,} tokens" for length in result["lengths"]))
+def _table(result: dict[str, Any]) -> Iterator[str]:
+    """A line per number of pairs, and a column per length."""
+    yield f"chance            {result['chance']:.4f}\n"
+    yield f"{'pairs':<16}" + "".join(f"{length:>13,} tokens" for length in result["lengths"])
     for pairs in sorted({place["pairs"] for place in result["curve"]}):
-        cells = [place for place in result["curve"] if place["pairs"] == pairs]
-        shares = (
-            "{:.1%} ({:.0f} to {:.0f})".format(place["exact"], *(100 * border for border in place["interval"]))
-            for place in cells
-        )
-        print(f"{pairs:<16,}" + "".join(f"{share:>20}" for share in shares))
+        cells = (with_interval(place) for place in result["curve"] if place["pairs"] == pairs)
+        yield f"{pairs:<16,}" + "".join(f"{cell:>20}" for cell in cells)

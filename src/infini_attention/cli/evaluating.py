@@ -1,7 +1,7 @@
 """What the subcommands of `infini eval` share: their arguments, a run with its progress, and the files it leaves."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,16 +191,31 @@ class Request:
             result[picture] = None
         path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    def emit(self, result: dict[str, Any], *, as_json: bool) -> None:
-        """On stdout: JSON, or the main figures and a line per length."""
+    def emit(self, result: dict[str, Any], *, as_json: bool, lines: Iterable[str] | None = None) -> None:
+        """On stdout: JSON, or the main figures and `lines`; None means one per length."""
         if as_json:
             common.emit(result, as_json=True)
             return
         names = ("task", "model", "attention", "haystack", "memory", "accuracy", "interval", "samples")
         shown = {name: result[name] for name in (*names, "outside_window_share", "state_bytes", "seconds")}
         shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
-        shown["worst_cell"] = ", ".join(f"{name} {round(value, 4):,}" for name, value in result["worst_cell"].items())
+        worst = result["worst_cell"].items()
+        shown["worst_cell"] = ", ".join(f"{name} {_short(value)}" for name, value in worst)
         common.emit(shown, as_json=False)
-        for length in result["lengths"]:
-            exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
-            print(f"{length:>12,} tokens: {sum(exact) / len(exact):7.2%} exact, worst cell {min(exact):7.2%}")
+        for line in _by_length(result) if lines is None else lines:
+            print(line)
+
+
+def with_interval(cell: "Record") -> str:
+    """`85.0% (64 to 95)`."""
+    return "{:.1%} ({:.0f} to {:.0f})".format(cell["exact"], *(100 * border for border in cell["interval"]))
+
+
+def _by_length(result: "Record") -> Iterable[str]:
+    for length in result["lengths"]:
+        exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
+        yield f"{length:>12,} tokens: {sum(exact) / len(exact):7.2%} exact, worst cell {min(exact):7.2%}"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else f"{round(value, 4):,}"

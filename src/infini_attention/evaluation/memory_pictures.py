@@ -71,13 +71,13 @@ def retention(axes: "Axes", streams: Streams) -> None:
                 linestyle=style,
                 marker="o" if style == "-" else None,
                 markersize=3.5,
-                label=_short_name(label),
+                label=short_name(label),
             )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set(title="retention: what is still read back", xlabel="segments since it was written", ylabel="cosine")
     axes.set_ylim(-0.1, 1.05)
-    _finish(axes)
+    finish(axes)
 
 
 def footprint(axes: "Axes", streams: Streams) -> None:
@@ -92,15 +92,15 @@ def footprint(axes: "Axes", streams: Streams) -> None:
             color=f"C{number}",
             marker="o",
             markersize=3.5,
-            label=_short_name(name),
+            label=short_name(name),
         )
         ends = [max(1, min(tokens) // 4), max(tokens) * 4]
-        cache, label = [end * per_token / 1e6 for end in ends], _short_name(f"{name}: full KV cache")
+        cache, label = [end * per_token / 1e6 for end in ends], short_name(f"{name}: full KV cache")
         axes.plot(ends, cache, color=f"C{number}", linestyle="--", label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set(title="bytes beside a growing KV cache", xlabel="tokens read", ylabel="MB")
-    _finish(axes)
+    finish(axes)
 
 
 def losses(axes: "Axes", positions: Mapping[str, Sequence[Record]]) -> None:
@@ -118,11 +118,11 @@ def losses(axes: "Axes", positions: Mapping[str, Sequence[Record]]) -> None:
                     marker="o",
                     markersize=3,
                     capsize=2,
-                    label=_short_name(label),
+                    label=short_name(label),
                 )
     axes.set_xscale("log")
     axes.set(title="loss by position", xlabel="position in the stream (tokens)", ylabel="bits per byte")
-    _finish(axes)
+    finish(axes)
 
 
 def _over_stream(axes: "Axes", streams: Streams, name: str) -> None:
@@ -139,10 +139,10 @@ def _over_stream(axes: "Axes", streams: Streams, name: str) -> None:
         colour = f"C{number}"
         axes.fill_between(tokens, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2)
         means = [_or_nan(mean(v)) for v in values]
-        axes.plot(tokens, means, color=colour, marker="o", markersize=3, label=_short_name(model))
+        axes.plot(tokens, means, color=colour, marker="o", markersize=3, label=short_name(model))
     axes.xaxis.set_major_formatter(_in_thousands)
     axes.set_xlabel("tokens read")
-    _finish(axes)
+    finish(axes)
 
 
 def _in_thousands(tokens: float, _place: object = None) -> str:
@@ -150,7 +150,8 @@ def _in_thousands(tokens: float, _place: object = None) -> str:
     return f"{tokens / 1e6:g}M" if abs(tokens) >= 1e6 else f"{tokens / 1e3:g}k" if abs(tokens) >= 1e3 else f"{tokens:g}"
 
 
-def _finish(axes: "Axes") -> None:
+def finish(axes: "Axes") -> None:
+    """A grid, and a legend where there is something to tell apart."""
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small", framealpha=0)  # a white box would hide light text on a dark page
@@ -164,5 +165,6 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
+    """What fits into a legend."""
     return name if len(name) <= 40 else f"…{name[-39:]}"
