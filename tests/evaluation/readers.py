@@ -54,7 +54,7 @@ class Writer(Oracle):
 
     def guess(self, row):
         known, question, written = self.split(row)
-        answer = b" " + b", ".join(self.answers(known, question))
+        answer = b" " + b", ".join(self.answers(known, question)) if question else b""
         return answer[len(written)] if len(written) < len(answer) else ord(".")
 
     def split(self, row):

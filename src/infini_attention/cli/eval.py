@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common, eval_mqar, eval_perplexity, eval_retention, eval_ruler
+from infini_attention.cli import common, eval_babilong, eval_mqar, eval_perplexity, eval_retention, eval_ruler
 from infini_attention.cli.counts import parse_counts, parse_lengths
 from infini_attention.cli.eval_options import (
     Haystack,
@@ -116,6 +116,7 @@ for _name, _command in (
     (eval_ruler.RULER, eval_ruler.ruler),
     (eval_mqar.NAME, eval_mqar.run),
     (eval_retention.NAME, eval_retention.run),
+    (eval_babilong.NAME, eval_babilong.run),
     (eval_perplexity.NAME, eval_perplexity.run),
 ):
     app.command(_name)(_command)

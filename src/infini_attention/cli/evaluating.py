@@ -109,6 +109,7 @@ class Request:
         axis: str,
         summarize: "Callable[[Sequence[Record], str], Record] | None" = None,
         name: str | None = None,
+        label: str | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
         """The figures of a task; with `out`, its files are there afterwards. Ctrl-C keeps the finished cells.
@@ -119,6 +120,7 @@ class Request:
             axis: what tells cells of one length apart.
             summarize: makes figures of the records; None means the one for exact answers.
             name: what the result calls the task, where that is not its own name.
+            label: what tells its files apart from those of other settings.
             settings: of the task, for the result.
         """
         from infini_attention.evaluation.report import heat_map
@@ -137,6 +139,7 @@ class Request:
             subject,
             settings | figures,
             draw=lambda path, title: heat_map(figures["cells"], path, axis=axis, title=title),
+            label=label,
         )
 
     def journal(self, name: str) -> "Journal":
@@ -153,6 +156,7 @@ class Request:
         *,
         draw: "Callable[[Path, str], None]",
         picture: str = "heat_map",
+        label: str | None = None,
     ) -> dict[str, Any]:
         """The result; with `out`, it is there as a file, with its picture.
 
@@ -162,6 +166,7 @@ class Request:
             figures: of the run, `memory` among them.
             draw: writes the picture to a path, under a title. Raises `ConfigError` where it cannot be drawn.
             picture: what the result calls it.
+            label: what tells its files apart from those of other settings.
         """
         from infini_attention.environment import environment
 
@@ -169,16 +174,18 @@ class Request:
         result: dict[str, Any] = {"task": name, **about, **subject.about, **figures, **environment()}
         if self.out is not None:
             try:
-                self._write(result, draw, picture)
+                self._write(result, draw, picture, label)
             except OSError as error:
                 raise InputError(f"{self.out}: could not be written ({error.strerror})") from error
         return result
 
-    def _write(self, result: dict[str, Any], draw: "Callable[[Path, str], None]", picture: str) -> None:
+    def _write(
+        self, result: dict[str, Any], draw: "Callable[[Path, str], None]", picture: str, label: str | None
+    ) -> None:
         """The result and its picture, under a name that says which haystack and which controls."""
         assert self.out is not None
         self.out.mkdir(parents=True, exist_ok=True)
-        parts = [result["task"], self.haystack]
+        parts = [result["task"], self.haystack] + ([label] if label else [])
         parts += ["full-attention"] if result["attention"] == "full" else []
         parts += ["memory-off"] if result["memory"] == "off" else []
         parts += ["no-needle"] if result.get("needle") is False else []

@@ -110,6 +110,23 @@ class ChatTemplate:
         return ids[len(known) :]
 
 
+def question_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
+    """A question behind a text, as `ask` puts it: a turn in the chat template, or "Question: ... Answer:" without one.
+
+    Raises:
+        ModelError: a chat template that fails.
+    """
+    if tokenizer.chat_template:
+        return ChatTemplate(tokenizer).first(question)
+    return list(tokenizer(PLAIN_QUESTION.format(question=question), add_special_tokens=False)["input_ids"])
+
+
+def answer_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end an answer."""
+    ends = ChatTemplate(tokenizer).end_tokens if tokenizer.chat_template else set()
+    return ends | ({tokenizer.eos_token_id} - {None})
+
+
 def _unstable(reason: str) -> ModelError:
     return ModelError(
         f"the chat template cannot be applied turn by turn: {reason}, and a stream cannot take back what it has read; "

@@ -18,9 +18,9 @@ from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.passkey import check_counts
 from infini_attention.evaluation.recall import Outcome
 from infini_attention.evaluation.stats import standard_error, wilson_interval
-from infini_attention.evaluation.stream import Stream, read_span
+from infini_attention.evaluation.stream import Stream
 from infini_attention.evaluation.summary import summarize
-from infini_attention.evaluation.writing import write
+from infini_attention.evaluation.writing import read_prompts, write
 
 PROTOCOL = 1  # counts up when samples or scores change, so that old records are not taken for new ones
 AXIS = "subtask"
@@ -83,13 +83,7 @@ class RulerTask:
         return ruler_sample(self.tokenizer, name, cell["length"], rng, haystack, with_needle=self.with_needle)
 
     def ask(self, stream: Stream, samples: Sequence[RulerSample], *, start: int, piece_size: int) -> Outcome:
-        ids = torch.stack([sample.token_ids for sample in samples])
-        [question, end], *_ = samples[0].questions
-        read_span(stream, ids, start, question, piece_size)
-        if not self.memory:
-            stream.forget()
-        logits = stream.read(ids[:, question:end])
-        nbytes = stream.nbytes // len(samples)
+        logits, nbytes = read_prompts(stream, samples, start=start, memory=self.memory, piece_size=piece_size)
         return Outcome(_answer(stream, logits, samples, self.tokenizer), nbytes)
 
 

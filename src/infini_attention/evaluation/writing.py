@@ -1,10 +1,32 @@
 """What a model writes: one way for all tasks in which it does."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import torch
 from torch import Tensor
 
-from infini_attention.evaluation.stream import Stream
+from infini_attention.data.recall import RecallSample
+from infini_attention.evaluation.stream import Stream, read_span
+
+
+def read_prompts(
+    stream: Stream, samples: Sequence[RecallSample], *, start: int, memory: bool, piece_size: int
+) -> tuple[Tensor, int]:
+    """Reads prompts that end with a question at the same place: the logits behind it, and the bytes of a row's state.
+
+    Args:
+        stream: one that has read the first `start` tokens of the samples.
+        samples: with one question each, at the end.
+        memory: False empties the memory right before the question.
+        piece_size: tokens per row that are read at a time; changes no result.
+    """
+    ids = torch.stack([sample.token_ids for sample in samples])
+    question, end = samples[0].questions[0]
+    read_span(stream, ids, start, question, piece_size)
+    if not memory:
+        stream.forget()
+    logits = stream.read(ids[:, question:end])
+    return logits, stream.nbytes // len(samples)
 
 
 def write(
