@@ -26,6 +26,10 @@ class Stream(Protocol):
         """Reads `[B, T]` more tokens; the logits `[B, vocabulary]` of the token after the last one."""
         ...
 
+    def logits(self, token_ids: Tensor) -> Tensor:
+        """Reads `[B, T]` more tokens; the logits `[B, T, vocabulary]` (float32) of the token after each of them."""
+        ...
+
     def fork(self) -> Self:
         """A second stream that goes on from here."""
         ...
@@ -57,9 +61,16 @@ class ModelStream:
 
     @torch.inference_mode()
     def read(self, token_ids: Tensor) -> Tensor:
+        return logits_of(self.model, self._hidden(token_ids)[:, -1]).cpu()
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Tensor) -> Tensor:
+        return logits_of(self.model, self._hidden(token_ids)).cpu()
+
+    def _hidden(self, token_ids: Tensor) -> Tensor:
         base: torch.nn.Module = self.model.base_model
         output = base(input_ids=token_ids.to(self.model.device), past_key_values=self.cache, use_cache=True)
-        return logits_of(self.model, output.last_hidden_state[:, -1]).cpu()
+        return output.last_hidden_state
 
     def fork(self) -> "ModelStream":
         return ModelStream(self.model, self.cache.fork())
