@@ -12,16 +12,16 @@ from helpers import FLOAT32, assert_close
 from infini_attention.data.recall import RecallSample, passkey
 from infini_attention.data.vocabulary import byte_tokenizer
 from infini_attention.errors import ConfigError, ModelError
-from infini_attention.evaluation import stream as streams
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.losses import full_attention_losses
+from infini_attention.evaluation.losses import plain_losses
 from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.perplexity import BLOCK_TOKENS, measure
 from infini_attention.evaluation.perplexity_curve import position_figure
 from infini_attention.evaluation.perplexity_figures import summarize as summarize_perplexity
+from infini_attention.evaluation.plain import PlainStream
 from infini_attention.evaluation.report import recall_figure
 from infini_attention.evaluation.runner import run
-from infini_attention.evaluation.stream import FullAttentionStream, Subject, subject_of
+from infini_attention.evaluation.stream import Subject, subject_of
 from infini_attention.evaluation.summary import summarize
 from infini_attention.evaluation.texts import Text
 from tiny import base_model, book, infini_model
@@ -67,33 +67,32 @@ def ids():
 @pytest.mark.parametrize("piece_size", [1, 17, 64, 200])
 @torch.inference_mode()
 def test_a_stream_is_the_whole(model, ids, piece_size):
-    whole, stream, start = model(ids).logits, FullAttentionStream(model), 0
+    whole, stream, start = model(ids).logits, PlainStream(model), 0
     for piece in ids.split(piece_size, 1):
         start += piece.shape[1]
         assert_close(stream.read(piece), whole[:, start - 1], FLOAT32)
     assert stream.cache.get_seq_length() == 200
 
 
-def test_it_reads_long_pieces_bit_by_bit(model, ids, monkeypatch):
-    whole = FullAttentionStream(model).read(ids)
-    monkeypatch.setattr(streams, "FULL_PIECE_TOKENS", 7)
-    assert_close(FullAttentionStream(model).read(ids), whole, FLOAT32)
+def test_it_reads_long_pieces_bit_by_bit(model, ids):
+    whole = PlainStream(model).read(ids)
+    assert_close(PlainStream(model, piece_tokens=7).read(ids), whole, FLOAT32)
 
 
 def test_rows_are_read_alone(model, ids):
-    assert_close(FullAttentionStream(model).read(ids)[1:2], FullAttentionStream(model).read(ids[1:2]), FLOAT32)
+    assert_close(PlainStream(model).read(ids)[1:2], PlainStream(model).read(ids[1:2]), FLOAT32)
 
 
 def test_a_fork_leaves_the_stream_as_it_was(model, ids):
-    stream = FullAttentionStream(model)
+    stream = PlainStream(model)
     stream.read(ids[:, :90])
     fork = stream.fork()
     assert fork.cache.layers[0].keys is stream.cache.layers[0].keys  # nothing was copied
     fork.read(ids[:, 40:80])
     again = fork.fork().read(ids[:, 80:])
-    whole = FullAttentionStream(model).read(torch.cat([ids[:, :90], ids[:, 40:80], ids[:, 80:]], 1))
+    whole = PlainStream(model).read(torch.cat([ids[:, :90], ids[:, 40:80], ids[:, 80:]], 1))
     assert_close(again, whole, FLOAT32)
-    assert_close(stream.read(ids[:, 90:]), FullAttentionStream(model).read(ids), FLOAT32)
+    assert_close(stream.read(ids[:, 90:]), PlainStream(model).read(ids), FLOAT32)
 
 
 def test_layers_that_write_in_place_are_copied():
@@ -101,7 +100,7 @@ def test_layers_that_write_in_place_are_copied():
         def __init__(self):
             self.state = torch.zeros(3)
 
-    stream = FullAttentionStream(base_model())
+    stream = PlainStream(base_model())
     stream.cache.layers = [InPlace()]
     fork = stream.fork()
     stream.cache.layers[0].state += 1
@@ -110,7 +109,7 @@ def test_layers_that_write_in_place_are_copied():
 
 
 def test_bytes_are_those_of_keys_and_values(ids):
-    stream = FullAttentionStream(base_model())
+    stream = PlainStream(base_model())
     assert stream.nbytes == 0
     for tokens in (50, 100):
         stream.read(ids[:, :50])
@@ -120,14 +119,14 @@ def test_bytes_are_those_of_keys_and_values(ids):
 
 
 def test_there_is_nothing_to_forget(ids):
-    stream = FullAttentionStream(base_model())
+    stream = PlainStream(base_model())
     stream.read(ids)
     with pytest.raises(ConfigError, match="no memory to switch off"):
         stream.forget()
 
 
 def test_positions_that_end(ids):
-    stream = FullAttentionStream(gpt2(positions=100))
+    stream = PlainStream(gpt2(positions=100))
     stream.read(ids[:, :100])
     with pytest.raises(ModelError, match="cannot read 101 tokens; its positions end at 100"):
         stream.read(ids[:, 100:101])
@@ -139,7 +138,7 @@ def test_as_a_subject(model):
     about = subject.about
     assert (about["attention"], about["rule"], about["segment_size"]) == ("full", None, None)
     assert about["trained_length"] == model.config.max_position_embeddings
-    assert isinstance(subject.open_stream(), FullAttentionStream)
+    assert isinstance(subject.open_stream(), PlainStream)
     assert about["fingerprint"] != subject_of(infini_model()).about["fingerprint"]
     assert subject_of(infini_model()).about["attention"] == "infini"
 
@@ -189,7 +188,7 @@ class TestPerplexity:
     @torch.inference_mode()
     def test_the_same_as_the_whole(self, make, text):
         model, done = make(), []
-        out = full_attention_losses(FullAttentionStream(model), text.token_ids, on_piece=done.append)
+        out = plain_losses(PlainStream(model), text.token_ids, on_piece=done.append)
         ids = text.token_ids.long()
         ref = F.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none").double()
         assert_close(out, torch.cat([torch.zeros(1, dtype=torch.float64), ref]), FLOAT32)
@@ -198,8 +197,8 @@ class TestPerplexity:
     @pytest.mark.parametrize("count", [2, 256, 257, 258])
     def test_a_text_may_end_anywhere(self, text, count):
         model = base_model()
-        out = full_attention_losses(FullAttentionStream(model), text.token_ids[:count])
-        assert_close(out, full_attention_losses(FullAttentionStream(model), text.token_ids)[:count], FLOAT32)
+        out = plain_losses(PlainStream(model), text.token_ids[:count])
+        assert_close(out, plain_losses(PlainStream(model), text.token_ids)[:count], FLOAT32)
 
     def test_records_and_all_that_is_made_of_them(self, text, tmp_path):
         model, shown = base_model(), []

@@ -118,11 +118,11 @@ def _write(result: dict[str, Any], out: Path) -> None:
     from infini_attention.evaluation.perplexity_curve import position_curve
 
     suffix = "" if result["difference"] else f"-memory-{next(iter(result['memory']))}"
-    suffix = "-full-attention" if result["attention"] == "full" else suffix
+    suffix = "-full-attention" if result["attention"] != "infini" else suffix
     picture = out / f"position{suffix}.png"
     try:
         title = f"{NAME} · {Path(result['model']).name}"
-        position_curve(result["positions"], picture, title=title, full_attention=result["attention"] == "full")
+        position_curve(result["positions"], picture, title=title, full_attention=result["attention"] != "infini")
         result["curve"] = str(picture)
     except ConfigError as error:  # matplotlib is an extra; the figures are there without it
         common.console.print(f"no picture: {error}", highlight=False, markup=False)
@@ -147,7 +147,7 @@ def _show(result: dict[str, Any]) -> None:
     files = ", ".join(each["file"] for each in result["files"])
     common.emit({name: files if name == "files" else result[name] for name in names}, as_json=False)
     columns = {f"memory {mode}": figures for mode, figures in result["memory"].items()}
-    if result["attention"] == "full":
+    if result["attention"] != "infini":
         columns = {"full attention": result["memory"]["on"]}
     series = dict(zip(columns, result["memory"], strict=True))
     if result["difference"]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from infini_attention.evaluation.stream import Subject
 
 FullAttention = Annotated[
-    bool, typer.Option("--full-attention", help="Evaluate the base model as it is, with its full key-value cache.")
+    bool,
+    typer.Option("--full-attention", help="Evaluate a base model of any family as it is, with its own cache."),
 ]
 
 
@@ -44,7 +45,8 @@ def check_memory(options: common.ModelOptions, *, off: bool) -> None:
 
 def note_length(model: "PreTrainedModel", tokens: int) -> None:
     """Says where a plain model reads more tokens than it was made for: a result too, but not of a memory."""
-    from infini_attention.evaluation.stream import is_infini_model, trained_length
+    from infini_attention.evaluation.plain import trained_length
+    from infini_attention.evaluation.stream import is_infini_model
 
     limit = None if is_infini_model(model) else trained_length(model)
     if limit is not None and tokens > limit:
@@ -186,7 +188,7 @@ class Request:
         assert self.out is not None
         self.out.mkdir(parents=True, exist_ok=True)
         parts = [result["task"], self.haystack] + ([label] if label else [])
-        parts += ["full-attention"] if result["attention"] == "full" else []
+        parts += ["full-attention"] if result["attention"] != "infini" else []
         parts += ["memory-off"] if result["memory"] == "off" else []
         parts += ["no-needle"] if result.get("needle") is False else []
         path = self.out / f"{'-'.join(parts)}.png"

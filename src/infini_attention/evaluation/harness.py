@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from infini_attention.errors import ConfigError, InfiniError
-from infini_attention.evaluation.losses import full_attention_losses, token_losses
-from infini_attention.evaluation.stream import FullAttentionStream, Stream, is_infini_model, read_span, subject_of
+from infini_attention.evaluation.losses import plain_losses, token_losses
+from infini_attention.evaluation.stream import Stream, is_infini_model, read_span, subject_of
 from infini_attention.evaluation.writing import write
 from infini_attention.models import InfiniCache, load_model, load_tokenizer
 from infini_attention.models.loading import load_base
@@ -182,7 +182,7 @@ class InfiniLM(TemplateLM):
 
     def _losses(self, ids: Tensor) -> Tensor:
         if not is_infini_model(self.model):
-            return full_attention_losses(FullAttentionStream(self.model), ids)
+            return plain_losses(self.subject.open_stream(), ids)
         cache = InfiniCache(self.model.config.num_hidden_layers) if self.memory else None
         return token_losses(self.model, ids, cache)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from infini_attention.evaluation.stream import FullAttentionStream
+from infini_attention.evaluation.stream import Stream
 from infini_attention.models import InfiniCache
 from infini_attention.models.scoring import POSITIONS, score
 
@@ -45,10 +45,8 @@ def token_losses(
     return torch.cat(losses)
 
 
-def full_attention_losses(
-    stream: FullAttentionStream, token_ids: Tensor, *, on_piece: Callable[[int], None] = lambda done: None
-) -> Tensor:
-    """`token_losses` of a plain causal model, whose full key-value cache `stream` keeps.
+def plain_losses(stream: Stream, token_ids: Tensor, *, on_piece: Callable[[int], None] = lambda done: None) -> Tensor:
+    """`token_losses` of a plain causal model, whose cache `stream` keeps.
 
     It is asked for its logits, which each family makes in its own way, at as many positions as fit.
     """

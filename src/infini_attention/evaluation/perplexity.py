@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from infini_attention.errors import ConfigError, InputError, ModelError
 from infini_attention.evaluation.journal import Journal, Record
-from infini_attention.evaluation.losses import full_attention_losses, token_losses
-from infini_attention.evaluation.stream import FullAttentionStream, is_infini_model, subject_of
+from infini_attention.evaluation.losses import plain_losses, token_losses
+from infini_attention.evaluation.stream import is_infini_model, subject_of
 from infini_attention.evaluation.texts import Text
 from infini_attention.models import InfiniCache
 from infini_attention.models.config import DEFAULT_SEGMENT_SIZE
@@ -82,8 +82,8 @@ def _read(
 ) -> tuple[Tensor, int, int]:
     """The losses of a text, the bytes of the state at its end, and those of a full key-value cache."""
     if not is_infini_model(model):
-        stream = FullAttentionStream(model)
-        losses = full_attention_losses(stream, text.token_ids, on_piece=lambda done: on_piece(done, stream.nbytes))
+        stream = subject_of(model).open_stream()
+        losses = plain_losses(stream, text.token_ids, on_piece=lambda done: on_piece(done, stream.nbytes))
         return losses, stream.nbytes, stream.nbytes
     # Segments that are read apart leave no state; the stream that they stand for would have one of this size.
     nbytes = sum(state.nbytes for state in empty_states(model))

@@ -127,7 +127,8 @@ def _stream(task: RetentionTask, subject: Subject, index: int) -> tuple[Record, 
             for question in written.questions
         )
         hits.append(sum(int(outcome.hits.sum()) for outcome in asked))
-    return {"hits": hits, "places": places, "state_bytes": stream.nbytes}, start
+    outside = subject.segment_size is not None and task.with_needle  # by construction
+    return {"hits": hits, "places": places, "outside_window": outside, "state_bytes": stream.nbytes}, start
 
 
 def summarize_retention(records: Sequence[Record]) -> Record:
@@ -138,7 +139,6 @@ def summarize_retention(records: Sequence[Record]) -> Record:
         before the question (of the longest stream); curve, the same as segments, tokens, exact and interval.
     """
     first, cells = records[0], []
-    segmented = first.get("attention") != "full"
     for column, distance in enumerate(first[AXIS]):
         hits, answers = sum(record["hits"][column] for record in records), first["keys"] * len(records)
         cell: dict[str, Any] = {
@@ -149,7 +149,7 @@ def summarize_retention(records: Sequence[Record]) -> Record:
             "exact": hits / answers,
             "interval": list(wilson_interval(hits, answers)),
             "samples": len(records),
-            "outside_window": answers if segmented and first["needle"] else 0,
+            "outside_window": answers if first["outside_window"] else 0,
             "memory": first["memory"],
             "state_bytes": max(record["state_bytes"] for record in records),
             "seconds": 0.0,  # a stream is read once for all distances

@@ -1,22 +1,17 @@
 """A batch of streams that a model reads: what the evaluation needs of a model, and no more."""
 
-import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import PreTrainedModel
 
-from infini_attention.errors import ConfigError, ModelError
+from infini_attention.evaluation.plain import PlainStream, attention_of, piece_tokens_of, trained_length
 from infini_attention.models import InfiniCache
 from infini_attention.models.fingerprint import fingerprint
 from infini_attention.models.scoring import logits_of
-
-FULL_PIECE_TOKENS = 512  # full attention reads at a time: each of them has a mask over all that came before
 
 
 class Stream(Protocol):
@@ -84,60 +79,13 @@ class ModelStream:
         return self.cache.nbytes
 
 
-class FullAttentionStream:
-    """A `Stream` of a plain causal model, whose state is its key-value cache and grows with every token."""
-
-    def __init__(self, model: PreTrainedModel, cache: DynamicCache | None = None) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.config) if cache is None else cache
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-
-    def read(self, token_ids: Tensor) -> Tensor:
-        for piece in token_ids.split(FULL_PIECE_TOKENS, dim=1):
-            logits = self.logits(piece, **self._options)
-        return logits[:, -1].cpu()
-
-    @torch.inference_mode()
-    def logits(self, token_ids: Tensor, **options: Any) -> Tensor:
-        """Reads `[B, T]` more tokens; the logits `[B, T, vocabulary]` (float32) of the token after each of them.
-
-        Raises:
-            ModelError: the model has no positions left.
-        """
-        ids = token_ids.to(self.model.device)
-        try:
-            return self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, **options).logits.float()
-        except IndexError as error:  # learned positions, of which there is a table
-            raise ModelError(
-                f"the model cannot read {self.cache.get_seq_length() + ids.shape[1]} tokens; its positions end at "
-                f"{trained_length(self.model)}: ask for shorter texts"
-            ) from error
-
-    def fork(self) -> "FullAttentionStream":
-        # Keys and values grow by concatenation, so that both may hold the same tensors; other layers write in place.
-        shared = (DynamicLayer, DynamicSlidingWindowLayer)
-        layers = self.cache.layers
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) if type(layer) in shared else copy.deepcopy(layer) for layer in layers]
-        return FullAttentionStream(self.model, cache)
-
-    def forget(self) -> None:
-        """Raises `ConfigError`: there is no memory, and without its cache the model would have read nothing."""
-        raise ConfigError("a model with full attention has no memory to switch off; evaluate it with the memory on")
-
-    @property
-    def nbytes(self) -> int:
-        parts = (part for layer in self.cache.layers for part in vars(layer).values())
-        return sum(part.nbytes for part in parts if isinstance(part, Tensor))
-
-
 @dataclass(frozen=True)
 class Subject:
     """The model under test.
 
     Attributes:
         open_stream: gives a stream that has read nothing, for a batch of any size.
-        segment_size: in tokens; None where attention sees everything.
+        segment_size: in tokens; None where there are no segments: attention sees everything, or there is none.
         overlap: tokens of the segment before that attention sees too.
         about: what each record says about the model, its fingerprint at least.
     """
@@ -154,11 +102,17 @@ class Subject:
 
 
 def subject_of(model: PreTrainedModel) -> Subject:
-    """An Infini model as a subject, or any other causal model with its full key-value cache."""
+    """An Infini model as a subject, or any other causal model with the cache that it returns.
+
+    Raises:
+        ModelError: one that cannot go on from its cache.
+    """
     about: dict[str, Any] = {"fingerprint": fingerprint(model)}
     if not is_infini_model(model):
-        about |= {"attention": "full", "rule": None, "segment_size": None, "trained_length": trained_length(model)}
-        return Subject(lambda: FullAttentionStream(model), None, about)
+        piece_tokens = piece_tokens_of(model)
+        about |= {"attention": attention_of(model), "rule": None, "segment_size": None}
+        about |= {"trained_length": trained_length(model)}
+        return Subject(lambda: PlainStream(model, piece_tokens=piece_tokens), None, about)
     settings = model.config.infini_settings
     about |= {"attention": "infini", "rule": settings.rule, "segment_size": settings.segment_size}
     about["overlap"] = settings.overlap
@@ -168,8 +122,3 @@ def subject_of(model: PreTrainedModel) -> Subject:
 def is_infini_model(model: PreTrainedModel) -> bool:
     """Whether it has a memory, rather than full attention."""
     return hasattr(model.config, "infini")
-
-
-def trained_length(model: PreTrainedModel) -> int | None:
-    """Tokens of the longest text that a plain model was made for; None where its configuration does not say so."""
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
