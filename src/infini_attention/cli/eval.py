@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common, eval_babilong, eval_mqar, eval_perplexity, eval_retention, eval_ruler
+from infini_attention.cli import (
+    common,
+    eval_babilong,
+    eval_mqar,
+    eval_perplexity,
+    eval_retention,
+    eval_ruler,
+    eval_summary,
+)
 from infini_attention.cli.counts import parse_counts, parse_lengths
 from infini_attention.cli.eval_options import (
     Haystack,
@@ -118,5 +126,6 @@ for _name, _command in (
     (eval_retention.NAME, eval_retention.run),
     (eval_babilong.NAME, eval_babilong.run),
     (eval_perplexity.NAME, eval_perplexity.run),
+    (eval_summary.NAME, eval_summary.run),
 ):
     app.command(_name)(_command)

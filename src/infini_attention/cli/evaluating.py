@@ -64,7 +64,7 @@ class Request:
 
     Attributes:
         options: how to open the model.
-        haystack: `repeat` or `book`, or both with a `+` between them.
+        haystack: `repeat` or `book`, or both with a `+` between them; empty for a task without one.
         files: the book's; none means the novel that comes with the package.
         out: the folder for results.
     """
@@ -156,7 +156,7 @@ class Request:
         subject: "Subject",
         figures: "Record",
         *,
-        draw: "Callable[[Path, str], None]",
+        draw: "Callable[[Path, str], None] | None",
         picture: str = "heat_map",
         label: str | None = None,
     ) -> dict[str, Any]:
@@ -166,13 +166,15 @@ class Request:
             name: of the task.
             subject: whom was asked.
             figures: of the run, `memory` among them.
-            draw: writes the picture to a path, under a title. Raises `ConfigError` where it cannot be drawn.
+            draw: writes the picture to a path, under a title. Raises `ConfigError` where it cannot be drawn. None where
+                there is nothing to draw.
             picture: what the result calls it.
             label: what tells its files apart from those of other settings.
         """
         from infini_attention.environment import environment
 
-        about = {"model": self.source, "adapter": self._opened.used_adapter() or None, "haystack": self.haystack}
+        about = {"model": self.source, "adapter": self._opened.used_adapter() or None}
+        about |= {"haystack": self.haystack} if self.haystack else {}
         result: dict[str, Any] = {"task": name, **about, **subject.about, **figures, **environment()}
         if self.out is not None:
             try:
@@ -182,19 +184,20 @@ class Request:
         return result
 
     def _write(
-        self, result: dict[str, Any], draw: "Callable[[Path, str], None]", picture: str, label: str | None
+        self, result: dict[str, Any], draw: "Callable[[Path, str], None] | None", picture: str, label: str | None
     ) -> None:
         """The result and its picture, under a name that says which haystack and which controls."""
         assert self.out is not None
         self.out.mkdir(parents=True, exist_ok=True)
-        parts = [result["task"], self.haystack] + ([label] if label else [])
+        parts = [part for part in (result["task"], self.haystack, label) if part]
         parts += ["full-attention"] if result["attention"] != "infini" else []
         parts += ["memory-off"] if result["memory"] == "off" else []
         parts += ["no-needle"] if result.get("needle") is False else []
         path = self.out / f"{'-'.join(parts)}.png"
         try:
-            draw(path, f"{' '.join(parts)} · {Path(self.source).name}")
-            result[picture] = str(path)
+            if draw is not None:
+                draw(path, f"{' '.join(parts)} · {Path(self.source).name}")
+                result[picture] = str(path)
         except ConfigError as error:  # matplotlib is an extra; the figures are there without it
             common.console.print(f"no picture: {error}", highlight=False, markup=False)
             result[picture] = None
@@ -205,9 +208,11 @@ class Request:
         if as_json:
             common.emit(result, as_json=True)
             return
-        names = ("task", "model", "attention", "haystack", "memory", "accuracy", "interval", "samples")
-        shown = {name: result[name] for name in (*names, "outside_window_share", "state_bytes", "seconds")}
-        shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
+        names = ["task", "model", "attention", "haystack", "memory", "accuracy", "interval", "samples"]
+        names += ["outside_window_share", "state_bytes", "seconds"]
+        shown = {name: result[name] for name in names if name in result}
+        if shown["interval"] is not None:
+            shown["interval"] = "{:.4f} to {:.4f} (95 %)".format(*result["interval"])
         worst = result["worst_cell"].items()
         shown["worst_cell"] = ", ".join(f"{name} {_short(value)}" for name, value in worst)
         common.emit(shown, as_json=False)

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,23 +126,27 @@ def dataset_texts(
         ConfigError: `datasets` is not installed.
         InputError: it cannot be loaded, or the column holds no text.
     """
+    for number, row in enumerate(dataset_rows(path, max_rows=max_documents, **where)):
+        if column not in row:
+            raise InputError(f"data set {path}: no column {column!r}; there are {', '.join(sorted(row))}")
+        text = row[column]
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"data set {path}: column {column!r} must hold text; row {number} has {type(text).__name__}"
+            )
+        if text:
+            yield [text]
+
+
+def dataset_rows(
+    path: str, *, max_rows: int | None = None, **where: str | Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a data set, in order, as `dataset_texts` reads them. Raises what it raises."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"{error}; reading data sets needs more: pip install 'infini-attention[train]'") from error
     try:
-        rows = datasets.load_dataset(path, streaming=True, **where)
-        for number, row in enumerate(islice(rows, max_documents)):
-            if column not in row:
-                raise InputError(f"data set {path}: no column {column!r}; there are {', '.join(sorted(row))}")
-            text = row[column]
-            if text is not None and not isinstance(text, str):
-                raise InputError(
-                    f"data set {path}: column {column!r} must hold text; row {number} has {type(text).__name__}"
-                )
-            if text:
-                yield [text]
-    except InputError:
-        raise
+        yield from islice(datasets.load_dataset(path, streaming=True, **where), max_rows)
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"data set {path}: cannot be read ({error})") from error
