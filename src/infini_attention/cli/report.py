@@ -41,8 +41,8 @@ def run(
         list[Path] | None,
         typer.Option(
             "--results",
-            help="A folder with results of infini eval passkey, eval perplexity, inspect --json or read "
-            "--monitor-file: what is there about a model is not measured again.",
+            help="A folder with results of infini eval, inspect --json or read --monitor-file: what is there about a "
+            "model is not measured again. Of eval, only passkey and perplexity are measured where they are missing.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure less: a first look.")] = False,
@@ -135,7 +135,7 @@ def _report(
     model, tokenizer = options.open()
     found = find_results(folders, fingerprint(model))
     if folders:
-        counts = {name: len(getattr(found, name)) for name in ("passkey", "perplexity", "inspect")}
+        counts = {name: len(getattr(found, name)) for name in ("passkey", "perplexity", "inspect", "tasks")}
         words = ", ".join(f"{name} {count}" for name, count in counts.items())
         common.console.print(f"{options.source}: results found: {words}", highlight=False, markup=False, soft_wrap=True)
     with common.console.status("tokenizing"):

@@ -9,9 +9,10 @@ from infini_attention.errors import InputError
 from infini_attention.evaluation import inspection, passkey, perplexity
 from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.stats import wilson_interval
+from infini_attention.evaluation.task_rows import NEEDED, TASKS, sort_tasks
 from infini_attention.monitor.file import FORMAT, read_recording
 
-TASKS = (passkey.PasskeyTask.name, perplexity.NAME, inspection.TASK)
+PARTS = (passkey.PasskeyTask.name, perplexity.NAME, inspection.TASK)  # of every report
 GROUP = ("haystack", "memory", "needle")
 
 
@@ -23,11 +24,13 @@ class Found:
         passkey: results of `infini eval passkey`.
         perplexity: of `infini eval perplexity`, those of the longest texts first.
         inspect: of `infini inspect`, or recordings of `infini read --monitor-file`; those over the most tokens first.
+        tasks: of the other tasks of `infini eval`, each control behind what it controls.
     """
 
     passkey: list[Record] = field(default_factory=list)
     perplexity: list[Record] = field(default_factory=list)
     inspect: list[Record] = field(default_factory=list)
+    tasks: list[Record] = field(default_factory=list)
 
 
 def find_results(folders: Iterable[Path], fingerprint: str) -> Found:
@@ -42,9 +45,15 @@ def find_results(folders: Iterable[Path], fingerprint: str) -> Found:
             raise InputError(f"{folder} is no folder; --results expects one with results of `infini eval ... --out`")
         for path in sorted(folder.rglob("*.json*")):
             result = _read(path)
-            if result is not None and result.get("fingerprint") == fingerprint:
-                getattr(found, result["task"]).append(result | {"file": str(path)})
+            if result is None or result.get("fingerprint") != fingerprint:
+                continue
+            result |= {"file": str(path)}
+            if result["task"] in PARTS:
+                getattr(found, result["task"]).append(result)
+            elif result.keys() >= NEEDED:
+                found.tasks.append(result)
     found.perplexity.sort(key=lambda result: -result["tokens_read"])
+    found.tasks = sort_tasks(found.tasks)
     found.inspect.sort(key=lambda result: -result["metrics"]["sequence_length"]["tokens_seen"])
     return found
 
@@ -95,4 +104,4 @@ def _read(path: Path) -> Record | None:
             result = json.load(file) if path.suffix == ".json" else None
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) and result.get("task") in TASKS else None
+    return result if isinstance(result, dict) and result.get("task") in PARTS + TASKS else None

@@ -11,10 +11,14 @@ from infini_attention.evaluation import memory_pictures as pictures
 from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.page import inline_svg, render
 from infini_attention.evaluation.picture_cards import OVER_STREAM, card, heads_height
+from infini_attention.evaluation.recall_pictures import forgetting, pairs
 from infini_attention.evaluation.report import recall_figure, short
+from infini_attention.evaluation.task_rows import curves, task_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+TASK_PICTURES = ((forgetting, "retention"), (pairs, "mqar"))
 
 
 def model_page(reports: Sequence[Record], environment: Record, command: Sequence[str]) -> str:
@@ -35,6 +39,7 @@ def model_page(reports: Sequence[Record], environment: Record, command: Sequence
         "report.html",
         result=environment,
         reports=reports,
+        tasks=[[task_row(result) for result in report["tasks"]] for report in reports],
         verdicts=[verdict(report) for report in reports],
         pictures=drawn,
         no_picture=no_picture,
@@ -93,6 +98,7 @@ def _draw(reports: Sequence[Record]) -> dict[str, Any]:
         **{draw.__name__: shared(draw, streams) for draw in OVER_STREAM},
         "losses": shared(pictures.losses, positions),
         "heads": [[_heads(report, name) for name in ("gate", "memory_share")] for report in reports],
+        "tasks": [shared(draw, found) for draw, task in TASK_PICTURES if (found := curves(reports, task))],
         "recall": [[_recall(part) for part in report["recall"] if _shown(part)] for report in reports],
     }
 

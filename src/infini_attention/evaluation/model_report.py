@@ -82,15 +82,16 @@ def report_on(
         progress: a context for each part that is measured, which gives what is told how much of how much is done.
 
     Returns:
-        name, facts, inspect (of `inspection.summarize`), recall (of `merge_cells`), perplexity (of
-        `perplexity_figures.summarize`); `file` in the latter and in inspect, and `files` in each of recall, where they
-        were not measured now.
+        name, facts, inspect (of `inspection.summarize`), recall (of `merge_cells`), tasks (those that were found),
+        perplexity (of `perplexity_figures.summarize`); `file` in the latter and in inspect, and `files` in each of
+        recall, where they were not measured now.
     """
     return {
         "name": name,
         "facts": facts(model),
         "inspect": found.inspect[0] if found.inspect else _inspect(model, tokenizer, haystack, scale, name, progress),
         "recall": merge_cells(found.passkey or list(_recall(model, tokenizer, haystack, scale, progress))),
+        "tasks": found.tasks,
         "perplexity": found.perplexity[0] if found.perplexity else _losses(model, text, scale, progress),
     }
 
