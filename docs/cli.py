@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "inspect", "report", "adapt", "train")
-COMMANDS += ("eval", "eval passkey", "eval keys", "eval ruler", "eval perplexity")
+COMMANDS += ("eval", "eval passkey", "eval keys", "eval needle", "eval ruler", "eval mqar", "eval retention")
+COMMANDS += ("eval babilong", "eval perplexity", "eval summary")
 PAGE = Path(__file__).with_suffix(".md")
 
 

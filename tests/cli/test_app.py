@@ -27,8 +27,13 @@ def test_help_names_every_command(run_cli, arguments):
         *(command for command in COMMANDS if command != "eval"),
         "eval passkey",
         "eval keys",
+        "eval needle",
         "eval ruler",
+        "eval mqar",
+        "eval retention",
+        "eval babilong",
         "eval perplexity",
+        "eval summary",
     ],
 )
 def test_help_of_each_command(run_cli, command):
