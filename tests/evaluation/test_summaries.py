@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,9 @@ from evaluation.readers import Writer
 from infini_attention.data.pairs import Columns, Pair, dataset_pairs, file_pairs
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.rouge import rouge_scorer
+from infini_attention.evaluation.rouge import KINDS, MEAN, rouge_scorer
 from infini_attention.evaluation.stream import subject_of
-from infini_attention.evaluation.summaries import random_sentences, run_summaries, summarize_summaries
+from infini_attention.evaluation.summaries import METHODS, random_sentences, run_summaries, summarize_summaries
 from infini_attention.evaluation.summarizing import Summarizer
 from tiny import base_model, book, infini_model
 
@@ -118,6 +119,16 @@ class TestFigures:
         assert result["rouge"]["lead"]["rouge1"] < 0.2
         assert result["interval"] == pytest.approx([0.5 - 0.98, 0.5 + 0.98], abs=0.01)
         assert result["outside_window_share"] > 0.8
+
+    def test_what_no_note_was_written_in_sight_of(self, summarizer):
+        """By hand: of 700 tokens, with notes at 264 - behind 256, a segment's border - and at 700, behind 640."""
+        writer, _ = summarizer(new_tokens=49)
+        assert (writer.room, writer.places(700)) == (120, [264, 700])
+        record = {"length": 700, "memory": "on", "document": 0, "state_bytes": 1, "seconds": 1.0}
+        record["rouge"] = dict.fromkeys(METHODS, dict.fromkeys((*KINDS, MEAN), 0.5))
+        for overlap, unseen in ((0, 700 - 8 - 60), (64, 700 - 72 - 124)):
+            seeing = replace(writer, subject=replace(writer.subject, overlap=overlap))
+            assert summarize_summaries([record], seeing)["outside_window_share"] == pytest.approx(unseen / 700)
 
     def test_documents_are_not_run_twice(self, summarizer, tmp_path):
         path = tmp_path / "summary.jsonl"

@@ -127,7 +127,7 @@ def _stream(task: RetentionTask, subject: Subject, index: int) -> tuple[Record, 
             for question in written.questions
         )
         hits.append(sum(int(outcome.hits.sum()) for outcome in asked))
-    outside = subject.segment_size is not None and task.with_needle  # by construction
+    outside = subject.segment_size is not None and task.with_needle  # a segment away, the longest overlap
     return {"hits": hits, "places": places, "outside_window": outside, "state_bytes": stream.nbytes}, start
 
 

@@ -124,10 +124,13 @@ def summarize_summaries(records: Sequence[Record], summarizer: Summarizer) -> Re
 
 def _unseen(tokens: int, summarizer: Summarizer) -> int:
     """How many tokens of a text no note was written in sight of."""
-    unit = summarizer.subject.segment_size
+    unit, seen, before = summarizer.subject.segment_size, 0, 0
     if unit is None:
         return 0
-    return tokens - sum(place % unit for place in summarizer.places(tokens))  # each stands in a segment of its own
+    for place in summarizer.places(tokens):
+        seen += place - max(before, place // unit * unit - summarizer.subject.overlap)
+        before = place
+    return tokens - seen
 
 
 def _key(pair: Pair, summarizer: Summarizer, seed: int) -> Record:
