@@ -4,6 +4,7 @@ The size of a state depends on the shapes alone, not on how much was read: the u
 allocated whole, so `nbytes` is the same after one token and after ten million.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -129,6 +130,11 @@ class InfiniState:
     def select_rows(self, index: Tensor) -> "InfiniState":
         """Rows `index` (`[N]` int64), in that order; a row may be taken more than once (beam search, forks)."""
         return pytree.tree_map(lambda tensor: tensor.index_select(0, index.to(tensor.device)), self)
+
+    @classmethod
+    def concatenate(cls, states: Sequence["InfiniState"]) -> "InfiniState":
+        """The rows of several states of one layer, in that order; their segments may end at different tokens."""
+        return pytree.tree_map(lambda *rows: torch.cat(rows), *states)
 
     def repeat_rows(self, times: int) -> "InfiniState":
         """Each row `times` times in place: `a b` becomes `a a b b`."""

@@ -1,5 +1,6 @@
 """Live streams: a model, its state, and what was read; rewound, forked, and kept in files and stores."""
 
+from infini_attention.sessions.batch import Batch
 from infini_attention.sessions.dialogue import Reply
 from infini_attention.sessions.history import HistorySettings
 from infini_attention.sessions.quota import StoreLimits, least_recently_used
@@ -12,6 +13,7 @@ from infini_attention.sessions.stats import ReadStats
 from infini_attention.sessions.store import SessionStore
 
 __all__ = [
+    "Batch",
     "HistorySettings",
     "ReadStats",
     "Reply",

@@ -62,16 +62,18 @@ class Session(Timeline):
             InputError: an empty question, or one with control tokens.
             ModelError: a chat template that fails.
         """
+        ids, ends = self.question(question, stop=stop)
+        _, *written = self.fork()._write(ids, ends, **options)
+        return ends.reply(written)
+
+    def question(self, question: str, *, stop: Callable[[], bool] | None = None) -> tuple[list[int], Ends]:
+        """The tokens with which `ask` asks, and where the answer ends. Raises as `ask` does."""
         check_message(question, "question", self.tokenizer)
-        fork = self.fork()
         if self.tokenizer.chat_template:
             template = ChatTemplate(self.tokenizer)
-            ids, ends = self._turn(template, question), reply_ends(template, self.model, stop)
-        else:
-            ids = self._tokens_of(PLAIN_QUESTION.format(question=question))
-            ends = Ends(self.tokenizer, end_tokens(self.model, self.tokenizer), line=True, stop=stop)
-        _, *written = fork._write(ids, ends, **options)
-        return ends.reply(written)
+            return self._turn(template, question), reply_ends(template, self.model, stop)
+        ids = self._tokens_of(PLAIN_QUESTION.format(question=question))
+        return ids, Ends(self.tokenizer, end_tokens(self.model, self.tokenizer), line=True, stop=stop)
 
     def chat(self, message: str, *, stop: Callable[[], bool] | None = None, **options: Any) -> Reply:
         """Replies to a message; both stay in the stream, as the turns that the model's chat template makes of them.
@@ -89,18 +91,37 @@ class Session(Timeline):
             InputError: an empty message, or one with control tokens.
             ModelError: no chat template, or one that cannot be applied turn by turn.
         """
+        ids, ends = self.message(message, stop=stop)
+        turn = self.fork()
+        turn.open_turn()
+        last, *written = turn._write(ids, ends, **options)
+        reply = ends.reply(written)
+        ChatTemplate(self.tokenizer).check_reply(message, reply.text)
+        turn.close_turn([last, *written], finished=reply.finished)
+        self.position = turn.position
+        return reply
+
+    def message(self, message: str, *, stop: Callable[[], bool] | None = None) -> tuple[list[int], Ends]:
+        """The tokens with which `chat` says a message, and where the reply ends. Raises as `chat` does."""
         template = ChatTemplate(self.tokenizer)
         template.check_stable()
         check_message(message, "message", self.tokenizer)
-        turn, ends = self.fork(), reply_ends(template, self.model, stop)
-        turn.position = turn.position.keep(border=True, opens=self.position.turns)
-        last, *written = turn._write(self._turn(template, message), ends, **options)
-        reply = ends.reply(written)
-        template.check_reply(message, reply.text)
-        said = written[:-1] if reply.finished else written  # the template's own end follows
-        turn._advance([last, *said, *template.closing], 0, scored=False)
-        self.position = replace(turn.position, turns=self.position.turns + 1).keep(border=True)
-        return reply
+        return self._turn(template, message), reply_ends(template, self.model, stop)
+
+    def open_turn(self) -> None:
+        """A message begins here, so that `rewind(to_turn=...)` finds it."""
+        self.position = self.position.keep(border=True, opens=self.turns)
+
+    def close_turn(self, unread: Sequence[int], *, finished: bool) -> None:
+        """A reply ends here: reads what is unread of it, and what the template puts behind it.
+
+        Args:
+            unread: tokens of the reply, or of it and its message.
+            finished: whether the last of them is one that ends a reply: the template's own end takes its place.
+        """
+        said = unread[:-1] if finished else unread
+        self.read_tokens([*said, *ChatTemplate(self.tokenizer).closing])
+        self.position = replace(self.position, turns=self.turns + 1).keep(border=True)
 
     def _turn(self, template: ChatTemplate, message: str) -> list[int]:
         """The tokens of the next message."""
