@@ -1,0 +1,90 @@
+"""The application: routes, their errors, and what is counted of each request."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from infini_attention import __version__
+from infini_attention.server import routes_about, routes_completions, routes_reading, routes_responses, routes_sessions
+from infini_attention.server.errors import add_handlers
+from infini_attention.server.metrics import Metrics
+from infini_attention.server.service import Service
+from infini_attention.server.settings import ServerSettings
+
+PAGE = Path(__file__).parent / "page"  # static files, served at /
+
+_ABOUT = """A language model that reads without end, behind the API of OpenAI and with sessions of its own.
+
+Nothing is ever cut off: every answer says in `infini` where each token of its stream is."""
+
+
+def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ServerSettings) -> FastAPI:
+    """The server as an ASGI application.
+
+    Args:
+        model: an Infini model. One application uses it alone, from a thread of its own.
+        tokenizer: its tokenizer.
+        settings: of the server.
+
+    Raises:
+        StoreError: a store that cannot be opened.
+    """
+    service = Service(model, tokenizer, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.close()
+
+    limits = settings.limits
+    app = FastAPI(
+        title="infini-attention",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        max_body_size=limits.body_bytes,
+    )
+    app.state.service = service
+    add_handlers(app)
+    for router in (routes_about, routes_completions, routes_responses, routes_sessions, routes_reading):
+        app.include_router(router.router)
+    app.include_router(routes_sessions.uploads, max_body_size=limits.upload_bytes)
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.add_middleware(_Counting, metrics=service.metrics)
+    return app
+
+
+class _Counting:
+    """Counts requests by route, with the status and the time that they took."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")  # never what was sent: that would be unbounded
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.request_seconds.observe(time.perf_counter() - start)

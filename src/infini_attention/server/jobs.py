@@ -1,0 +1,129 @@
+"""What the engine is asked to do, step by step."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infini_attention.server.engine import Steps, Write
+from infini_attention.server.prefixes import Prefixes
+from infini_attention.server.texts import Prompt
+from infini_attention.server.writing import Writer
+from infini_attention.sessions import ReadStats, Session, Snapshot
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A reply, and where it leaves the stream.
+
+    Attributes:
+        prompt_tokens: before the reply, `cached_tokens` of which did not have to be read.
+        account: see `account_of`.
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    cached_tokens: int
+    written_tokens: int
+    account: dict[str, int]
+
+
+def account_of(session: Session, pending: int = 0) -> dict[str, int]:
+    """Where every token of a stream is.
+
+    Args:
+        pending: tokens that were written and not yet read: they are what the stream goes on with.
+    """
+    return {
+        "tokens_seen": session.stats.tokens_read,
+        "in_window": session.tokens_in_window,
+        "compressed": session.tokens_compressed,
+        "pending": pending,
+        "dropped": session.dropped_tokens,
+        "state_bytes": session.state_bytes,
+    }
+
+
+def read_tokens(session: Session, token_ids: Sequence[int], piece: int) -> Steps[None]:
+    """Reads tokens, at most `piece` of them at a time."""
+    for first in range(0, len(token_ids), piece):
+        part = token_ids[first : first + piece]
+        session.read_tokens(part)
+        yield len(part)
+
+
+def read_text(
+    session: Session,
+    blocks: Iterable[str],
+    piece: int,
+    *,
+    scored: bool,
+    progress: Callable[[ReadStats], Any],
+    stopping: Callable[[], bool],
+) -> Steps[bool]:
+    """Reads a text; whether all of it, or only what was read before the server was asked to stop."""
+    before = session.stats.tokens_read
+    for stats in session.read_steps(blocks, chunk_size=piece, scored=scored):
+        progress(stats)
+        yield stats.tokens_read - before
+        before = stats.tokens_read
+        if stopping():
+            return False
+    return True
+
+
+def complete(
+    begin: Callable[[Snapshot | None], Session],
+    prompt: Prompt,
+    writer: Writer,
+    prefixes: Prefixes,
+    owner: str,
+    piece: int,
+) -> Steps[Outcome]:
+    """Goes on from a prompt, beginning at the longest part of it that is known.
+
+    Args:
+        begin: gives a session that stands at a snapshot.
+    """
+    token_ids = prompt.token_ids
+    session = begin(prefixes.longest(owner, token_ids))
+    cached = session.stats.tokens_read
+    for border in sorted({border for border in prompt.borders if cached < border < len(token_ids)} | {len(token_ids)}):
+        yield from read_tokens(session, token_ids[session.stats.tokens_read : border], piece)
+        prefixes.add(owner, session.snapshot())
+    yield Write(session, writer)
+    prefixes.add(owner, session.snapshot())
+    return _outcome(session, writer, len(token_ids), cached, pending=1)
+
+
+def ask(session: Session, token_ids: Sequence[int], writer: Writer, piece: int) -> Steps[Outcome]:
+    """Asks a fork of a session, which is of no more use afterwards."""
+    cached = session.stats.tokens_read
+    yield from read_tokens(session, token_ids, piece)
+    prompt = session.stats.tokens_read
+    yield Write(session, writer)
+    return _outcome(session, writer, prompt, cached, pending=1)
+
+
+def say(session: Session, token_ids: Sequence[int], writer: Writer, piece: int) -> Steps[Outcome]:
+    """A turn of a conversation, which stays in the session."""
+    cached = session.stats.tokens_read
+    session.open_turn()
+    yield from read_tokens(session, token_ids, piece)
+    prompt = session.stats.tokens_read
+    yield Write(session, writer)
+    session.close_turn(writer.token_ids[-1:], finished=writer.ended)
+    return _outcome(session, writer, prompt, cached, pending=0)
+
+
+def rewind(session: Session, **place: Any) -> Steps[int]:
+    """Goes back; how many tokens were read again."""
+    again = session.rewind(**place)
+    yield again
+    return again
+
+
+def _outcome(session: Session, writer: Writer, prompt: int, cached: int, *, pending: int) -> Outcome:
+    assert writer.finish is not None
+    account = account_of(session, pending)
+    return Outcome(writer.text, writer.finish, prompt, cached, len(writer.token_ids), account)

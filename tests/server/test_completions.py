@@ -1,0 +1,156 @@
+"""/v1/completions and /v1/chat/completions."""
+
+import pytest
+
+from chats import whole_ids
+from infini_attention.sessions import Session
+from server_helpers import events_of
+
+CHAT = "/v1/chat/completions"
+
+
+def chat(client, *texts, **options):
+    """Messages of user and assistant in turn; greedy unless it is said otherwise."""
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    body = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 12} | options
+    return client.post(CHAT, json=body)
+
+
+class TestCompletions:
+    def test_it_writes_what_a_session_writes(self, client, chatty):
+        body = {"model": "tiny", "prompt": "It was a dark", "temperature": 0, "max_tokens": 20}
+        answer = client.post("/v1/completions", json=body).json()
+        session = Session(*chatty)
+        assert answer["choices"][0]["text"] == session.generate("It was a dark", max_new_tokens=20)
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["prompt_tokens"] == 13
+        assert answer["usage"]["total_tokens"] == 33
+        infini = answer["infini"]
+        assert infini["tokens_seen"] == infini["in_window"] + infini["compressed"] == 32
+        assert (infini["pending"], infini["dropped"], infini["state_bytes"]) == (1, 0, session.state_bytes)
+
+    @pytest.mark.parametrize("prompt", [[72, 105], ["Hi"]])
+    def test_one_prompt_in_other_shapes(self, client, prompt):
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
+        assert client.post("/v1/completions", json=body).json()["usage"]["prompt_tokens"] == 2
+
+    def test_a_seed_gives_the_same_again(self, client):
+        body = {"model": "tiny", "prompt": "Hi", "temperature": 2, "top_p": 0.9, "max_tokens": 20}
+        texts = [
+            client.post("/v1/completions", json=body | {"seed": seed}).json()["choices"][0]["text"]
+            for seed in (1, 1, 2)
+        ]
+        assert texts[0] == texts[1] != texts[2]
+
+    def test_a_stream_is_the_same_text(self, client):
+        body = {"model": "tiny", "prompt": "It was", "temperature": 0, "max_tokens": 20}
+        whole = client.post("/v1/completions", json=body).json()
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last, used, done = events_of(client.post("/v1/completions", json=body | options))
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+        assert (last["choices"][0]["finish_reason"], last["infini"]) == ("length", whole["infini"])
+        assert used["usage"]["completion_tokens"] == 20
+        assert done == "[DONE]"
+
+
+class TestChat:
+    def test_it_replies_as_a_session_does(self, client, chatty):
+        answer = chat(client, "Who are you?").json()
+        assert (
+            answer["choices"][0]["message"]["content"] == Session(*chatty).chat("Who are you?", max_new_tokens=12).text
+        )
+        assert answer["usage"]["prompt_tokens"] == len(whole_ids(chatty[1], ["Who are you?"]))
+
+    def test_what_was_sent_before_is_not_read_again(self, client, chatty, monkeypatch):
+        read, read_tokens = [], Session.read_tokens
+        monkeypatch.setattr(Session, "read_tokens", lambda self, ids: read.append(len(ids)) or read_tokens(self, ids))
+        texts = ["First, a long message to begin with."]
+        for turn in range(3):
+            answer = chat(client, *texts).json()
+            prompt, used = whole_ids(chatty[1], texts), answer["usage"]
+            assert used["prompt_tokens"] == len(prompt)
+            assert used["prompt_tokens_details"]["cached_tokens"] == len(prompt) - sum(read)
+            if turn:  # all but the last reply, at least: sent again, random bytes may be other tokens
+                assert used["prompt_tokens_details"]["cached_tokens"] >= len(whole_ids(chatty[1], texts[:-2]))
+            read.clear()
+            texts += ["It is so.", "Another one."]
+
+    def test_a_history_that_was_changed_goes_on_from_what_is_the_same(self, client, chatty):
+        chat(client, "The first message, to be kept.", "Yes.", "The second one.")
+        used = chat(client, "The first message, to be kept.", "Yes.", "Another second one.").json()["usage"]
+        assert used["prompt_tokens_details"]["cached_tokens"] == 0
+        messages = [{"role": "system", "content": "A rule."}, {"role": "user", "content": "One."}]
+        chat(client, messages=messages)
+        used = chat(client, messages=[messages[0], {"role": "user", "content": "Two."}]).json()["usage"]
+        rule = chatty[1].apply_chat_template(messages[:1], return_dict=False)
+        assert used["prompt_tokens_details"]["cached_tokens"] == len(rule)
+
+    def test_the_same_prompt_again_costs_nothing(self, client):
+        first, second = (chat(client, "Once more.").json() for _ in range(2))
+        assert second["choices"] == first["choices"]
+        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == first["usage"]["prompt_tokens"]
+        assert second["infini"] == first["infini"]
+
+    def test_a_stop_text_is_no_part_of_the_reply(self, client):
+        whole = chat(client, "Go on.", max_tokens=40).json()["choices"][0]["message"]["content"]
+        stop = whole[5:8]
+        answer = chat(client, "Go on.", max_tokens=40, stop=["never", stop]).json()
+        assert answer["choices"][0]["message"]["content"] == whole[: whole.index(stop)]
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        events = events_of(chat(client, "Go on.", max_tokens=40, stop=stop, stream=True))
+        assert "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-1]) == whole[: whole.index(stop)]
+
+    def test_a_reply_may_be_sent_back_as_it_was(self, client):
+        reply = chat(client, "Hi").json()["choices"][0]["message"]
+        messages = [
+            {"role": "user", "content": "Hi"},
+            reply,
+            {"role": "user", "content": [{"type": "text", "text": "So"}]},
+        ]
+        assert chat(client, messages=messages).status_code == 200
+
+    def test_without_a_template(self, serving, tmp_path):
+        from tiny import byte_tokenizer, infini_model
+
+        with serving(tmp_path, pair=(infini_model(), byte_tokenizer())) as client:
+            answer = chat(client, "Hi")
+            assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+            assert "no chat template" in answer.json()["error"]["message"]
+            body = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
+            assert client.post("/v1/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "param"),
+    [
+        ({"model": "gpt-4"}, 404, "model"),
+        ({"n": 2}, 422, "n"),
+        ({"tools": [{}]}, 422, "tools"),
+        ({"logprobs": True}, 422, "logprobs"),
+        ({"presence_penalty": 0.5}, 422, "presence_penalty"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"max_tokens": 99_999}, 400, "max_tokens"),
+        ({"temperature": "0"}, 422, "temperature"),
+        ({"messages": []}, 422, "messages"),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, None),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, None),
+        ({"messages": [{"role": "user", "content": "x" * 200_000}]}, 413, None),
+    ],
+)
+def test_what_is_refused(client, changes, status, param):
+    answer = chat(client, "Hi", **changes)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), error
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("n", [1, None])
+def test_harmless_fields(client, n):
+    extra = {
+        "n": n,
+        "user": "ann",
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "response_format": {"type": "text"},
+    }
+    assert chat(client, "Hi", **extra, logprobs=False, store=False, max_tokens=1).status_code == 200
