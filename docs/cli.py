@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "inspect", "report", "adapt", "train")
+COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "serve", "inspect", "report", "adapt")
+COMMANDS += ("train", "session ls", "session show", "session fork", "session rewind", "session verify", "session rm")
 COMMANDS += ("eval", "eval passkey", "eval keys", "eval needle", "eval ruler", "eval mqar", "eval retention")
 COMMANDS += ("eval babilong", "eval perplexity", "eval summary")
 PAGE = Path(__file__).with_suffix(".md")

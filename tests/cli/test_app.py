@@ -7,7 +7,22 @@ import pytest
 
 import infini_attention
 
-COMMANDS = ("adapt", "ask", "chat", "convert", "demo", "eval", "generate", "inspect", "pull", "read", "report", "train")
+COMMANDS = (
+    "adapt",
+    "ask",
+    "chat",
+    "convert",
+    "demo",
+    "eval",
+    "generate",
+    "inspect",
+    "pull",
+    "read",
+    "report",
+    "serve",
+    "session",
+    "train",
+)
 
 
 def test_version(run_cli):
@@ -24,7 +39,8 @@ def test_help_names_every_command(run_cli, arguments):
 @pytest.mark.parametrize(
     "command",
     [
-        *(command for command in COMMANDS if command != "eval"),
+        *(command for command in COMMANDS if command not in ("eval", "session")),
+        *(f"session {name}" for name in ("ls", "show", "fork", "rewind", "verify", "rm")),
         "eval passkey",
         "eval keys",
         "eval needle",

@@ -61,6 +61,13 @@ def test_ask_leaves_it_as_it_was(client, session, ref):
     assert ("".join(delta["text"] for delta in deltas), last, done) == (answer["text"], answer, "[DONE]")
 
 
+def test_complete_goes_on_as_one_who_has_read_it(client, session, ref):
+    body = {"prompt": "She said", "max_new_tokens": 12}
+    answer = client.post(f"{SESSIONS}/{session}/complete", json=body).json()
+    assert answer["text"] == ref.generate("She said", max_new_tokens=12)
+    assert client.get(f"{SESSIONS}/{session}").json()["infini"]["tokens_seen"] == 300
+
+
 def test_chat_and_rewind(client, session, ref):
     said = [client.post(f"{SESSIONS}/{session}/chat", json={"message": m, "max_new_tokens": 8}) for m in ("Hi", "So")]
     assert [answer.json()["text"] for answer in said] == [ref.chat(m, max_new_tokens=8).text for m in ("Hi", "So")]

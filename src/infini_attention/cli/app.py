@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from infini_attention import __version__
-from infini_attention.cli import adapt, ask, chat, convert, demo, eval, generate, inspect, pull, read, report, train
+from infini_attention.cli import (
+    adapt,
+    ask,
+    chat,
+    convert,
+    demo,
+    eval,
+    generate,
+    inspect,
+    pull,
+    read,
+    report,
+    serve,
+    session,
+    train,
+)
 from infini_attention.errors import InfiniError
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
@@ -19,9 +34,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, pull, convert, read, ask, chat, generate, inspect, report, adapt, train):
+for _module in (demo, pull, convert, read, ask, chat, generate, serve, inspect, report, adapt, train):
     app.command(_module.NAME)(_module.run)
-app.add_typer(eval.app, name=eval.NAME)
+for _group in (session, eval):
+    app.add_typer(_group.app, name=_group.NAME)
 
 
 @app.callback(invoke_without_command=True)

@@ -134,7 +134,7 @@ def open_session(options: ModelOptions, path: Path | None) -> "Session":
 
     if path is None:
         options = replace(options, source=options.source or DEFAULT_MODEL)
-        return Session(*options.open(), name=_lasting(options.source), adapter=options.used_adapter())
+        return Session(*options.open(), name=lasting(options.source), adapter=options.used_adapter())
     header = read_header(path)
     options, settings = replace(options, source=options.source or header.model), {}
     if not is_infini(options.source):
@@ -144,11 +144,11 @@ def open_session(options: ModelOptions, path: Path | None) -> "Session":
         settings.pop("backend")  # not of the conversion
         if options.adapter != NO_ADAPTER:  # which brings the others
             settings = {"segment_size": settings["segment_size"]}
-    name, adapter = _lasting(options.source), options.used_adapter(**settings)
+    name, adapter = lasting(options.source), options.used_adapter(**settings)
     return Session.load(path, *options.open(**settings), name=name, adapter=adapter)
 
 
-def _lasting(source: str) -> str:
+def lasting(source: str) -> str:
     """What finds the model again from another folder."""
     from infini_attention.models.known import BUILTIN
 

@@ -36,7 +36,7 @@ class Health(Answer):
 _SOME: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 404, 422)}
 
 
-@router.get("/v1/models", tags=["OpenAI"], responses={401: ERRORS[401]})
+@router.get("/v1/models", tags=["OpenAI"], responses=_SOME)
 async def models(service: ServiceOf, owner: Owner) -> Models:
     """The model that is served."""
     return Models(data=[_model(service)])

@@ -38,9 +38,9 @@ async def completions(body: CompletionRequest, request: Request, service: Servic
 
     async def prompt() -> Prompt:
         if isinstance(body.prompt, str):
-            return await service.texts.of_text(body.prompt)
+            return await service.texts.of_text(service.new_session(), body.prompt)
         if isinstance(body.prompt[0] if body.prompt else 0, str):
-            return await service.texts.of_text(str(body.prompt[0]))
+            return await service.texts.of_text(service.new_session(), str(body.prompt[0]))
         return await service.texts.of_tokens([int(token) for token in body.prompt])
 
     async def work(emit: Emit) -> Outcome:

@@ -1,7 +1,7 @@
 """Reading into a session, and asking it: what needs the model, and may take a while."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
@@ -14,12 +14,13 @@ from infini_attention.server.service import Owner, Service, ServiceOf
 from infini_attention.server.streams import Done, Emit, Work, frame, streamed, while_there
 from infini_attention.server.texts import Prompt, check_text
 from infini_attention.server.wire import DEFAULT_NEW_TOKENS, ERRORS, EVENTS, Account, Usage
-from infini_attention.server.wire_sessions import Ask, ReadResult, ReadText, Say, SessionReply
-from infini_attention.sessions import ReadStats
+from infini_attention.server.wire_sessions import Ask, GoOn, ReadResult, ReadText, Say, SessionReply
+from infini_attention.sessions import ReadStats, Session
 
 router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS)
 _LAST = b"data: [DONE]\n\n"
 _PROGRESS_SECONDS = 0.25
+PromptOf = Callable[[Session, str], Awaitable[Prompt]]
 
 
 @router.post("/text", response_model=ReadResult, responses=EVENTS)
@@ -100,16 +101,27 @@ def _now_and_then(emit: Emit, before: int) -> Callable[[ReadStats], None]:
 @router.post("/ask", response_model=SessionReply, responses=EVENTS)
 async def ask(id: Name, body: Ask, request: Request, service: ServiceOf, owner: Owner) -> Any:
     """Ask about what was read. The session stays as it is."""
+    return await _from_fork(id, body, service.texts.of_question, body.question, request, service, owner)
 
+
+async def _from_fork(
+    name: str, body: Ask | GoOn, prompt_of: PromptOf, text: str, request: Request, service: Service, owner: str
+) -> Any:
     async def work(emit: Emit) -> SessionReply:
         async with service.engine.place(owner):
-            session, _ = await service.shelf.get(owner, id)
-            prompt = await service.texts.of_question(session, body.question)
+            session, _ = await service.shelf.get(owner, name)
+            prompt = await prompt_of(session, text)
             writer = _writer(service, body, prompt, emit)
             piece = service.settings.limits.piece_tokens
-            return _reply(service, id, await service.engine.run(jobs.ask(session, prompt.token_ids, writer, piece)))
+            return _reply(service, name, await service.engine.run(jobs.ask(session, prompt.token_ids, writer, piece)))
 
     return await _answered(request, service, work, _reply_frames, bool(body.stream))
+
+
+@router.post("/complete", response_model=SessionReply, responses=EVENTS)
+async def complete(id: Name, body: GoOn, request: Request, service: ServiceOf, owner: Owner) -> Any:
+    """Write on from a prompt, as one who has read what the session has read. The session stays as it is."""
+    return await _from_fork(id, body, service.texts.of_text, body.prompt, request, service, owner)
 
 
 @router.post("/chat", response_model=SessionReply, responses=EVENTS)
@@ -128,7 +140,7 @@ async def chat(id: Name, body: Say, request: Request, service: ServiceOf, owner:
     return await _answered(request, service, work, _reply_frames, bool(body.stream))
 
 
-def _writer(service: Service, body: Ask | Say, prompt: Prompt, emit: Emit) -> Any:
+def _writer(service: Service, body: Ask | GoOn | Say, prompt: Prompt, emit: Emit) -> Any:
     new_tokens = service.check_new_tokens(body.max_new_tokens, DEFAULT_NEW_TOKENS, "max_new_tokens")
     sampling = body.sampling(new_tokens, temperature=0.0, stop=(*body.stops, *prompt.stop), seed=body.seed)
     return service.writer(sampling, prompt, emit)

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -132,7 +133,10 @@ _bearer = HTTPBearer(auto_error=False, description="An API key; needed where the
 
 def owner_of_request(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """Whose sessions the request may see. Raises `ApiError` without a key that is known."""
-    owner = service_of(request).keys.owner(sent.credentials if sent else None)
+    service = service_of(request)
+    if not service.keys:
+        _check_origin(request, service.settings.hosts)
+    owner = service.keys.owner(sent.credentials if sent else None)
     if owner is None:
         raise ApiError(
             401,
@@ -141,6 +145,16 @@ def owner_of_request(request: Request, sent: Annotated[HTTPAuthorizationCredenti
             headers={"WWW-Authenticate": "Bearer"},
         )
     return owner
+
+
+def _check_origin(request: Request, hosts: tuple[str, ...]) -> None:
+    """Where nobody is asked for a key, a page from elsewhere in somebody's browser must not get in."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    strange = origin is not None and urlsplit(origin).netloc != host
+    if strange or (hosts and request.url.hostname not in hosts):
+        raise ApiError(
+            403, "a page from another site cannot use this server: give it API keys if it should", "forbidden_origin"
+        )
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]

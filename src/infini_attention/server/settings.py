@@ -67,6 +67,7 @@ class ServerSettings:
         source: where the model was loaded from, kept in snapshots as a hint; nothing means `model_name`.
         adapter: kept in snapshots as a hint.
         keys: API keys; none means that nobody is asked for one.
+        hosts: names under which a browser may know the server; none means any.
         grace_seconds: that running answers get to end in when the server is stopped.
         keep_alive_seconds: between two signs of life in a stream that has nothing to say.
     """
@@ -78,5 +79,6 @@ class ServerSettings:
     keys: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     room: Room = field(default_factory=Room)
+    hosts: tuple[str, ...] = ()
     grace_seconds: float = 10.0
     keep_alive_seconds: float = 15.0

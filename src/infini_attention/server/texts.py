@@ -63,12 +63,13 @@ class Texts:
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    async def of_text(self, text: str) -> Prompt:
-        """Of a plain text, with the tokenizer's start token before it."""
+    async def of_text(self, session: Session, text: str) -> Prompt:
+        """Of a plain text that a session goes on with; the tokenizer's start token stands at the start of a stream."""
+        start = session.stats.tokens_read == 0
 
         def prompt() -> list[int]:
             check_text(text)
-            pieces = tokenize_stream([text], self.tokenizer)
+            pieces = tokenize_stream([text], self.tokenizer, start=start)
             return [token for piece in pieces for token in piece.token_ids]
 
         return Prompt(await self._checked(prompt), self._ends)

@@ -136,6 +136,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request cannot be done as it is.",
         401: "No API key, or none that is known.",
+        403: "A page of another site asks, and there are no API keys.",
         404: "There is no such thing, or it belongs to another key.",
         409: "Something else is happening to it.",
         413: "More than this server takes at a time.",

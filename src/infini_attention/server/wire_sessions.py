@@ -41,6 +41,10 @@ class Ask(_Asked):
     question: Annotated[Text, Field(min_length=1)]
 
 
+class GoOn(_Asked):
+    prompt: Annotated[Text, Field(min_length=1)]
+
+
 class Say(_Asked):
     message: Annotated[Text, Field(min_length=1)]
 

@@ -17,7 +17,7 @@ from sqlite3 import Connection
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from infini_attention.errors import ConflictError, SnapshotError, StoreError, UnknownSessionError
+from infini_attention.errors import ConflictError, InputError, SnapshotError, StoreError, UnknownSessionError
 from infini_attention.models.fingerprint import fingerprint
 from infini_attention.sessions import rows
 from infini_attention.sessions.depot import Depot, record_key
@@ -157,6 +157,48 @@ class SessionStore:
             entry, gone = self._enter(db, entry, [()] * len(source.places))
         self._depot.clean_up(gone)
         return entry
+
+    def rewind(
+        self,
+        name: str,
+        *,
+        to_token: int | None = None,
+        to_mark: str | None = None,
+        to_turn: int | None = None,
+        owner: str = "",
+    ) -> StoredSession:
+        """Takes a session back to one of its places, without its model. What came after is gone, but for forks.
+
+        Args:
+            to_token, to_mark, to_turn: one of them, as for `Session.rewind`.
+
+        Raises:
+            UnknownSessionError: there is no session of that name.
+            InputError: a place that is not kept.
+            ConflictError: another process has changed it meanwhile.
+        """
+        if (to_token is None) + (to_mark is None) + (to_turn is None) != 2:
+            raise InputError("rewind to one of to_token, to_mark and to_turn; got none, or several of them")
+        entry = self.get(name, owner=owner)
+
+        def wanted(place: StoredPlace) -> bool:
+            turn = place.opens is not None and place.opens == to_turn
+            return turn or place.tokens == to_token or to_mark in place.marks
+
+        kept = [number for number, place in enumerate(entry.places) if place.tokens and wanted(place)]
+        if not kept:
+            known = ", ".join(f"{place.tokens:,}" for place in entry.places if place.tokens)
+            raise InputError(f"session {name!r} keeps no such place; expected one of {known} tokens, a mark or a turn")
+        places = entry.places[: kept[0] + 1]
+        used = [(place.manifest, *self._depot.manifest(owner, place).parts) for place in places]
+        with self._database.writing() as db:
+            found = _only(db, owner, name)
+            if found.revision != entry.revision:
+                raise ConflictError(f"session {name!r} was changed meanwhile: look at it again")
+            back = replace(found, revision=found.revision + 1, used=time.time(), places=places)
+            back, gone = self._enter(db, back, used)
+        self._depot.clean_up(gone)
+        return back
 
     def delete(self, name: str, *, owner: str = "") -> None:
         """Removes a session, and the states that no other one has. Raises `UnknownSessionError` where there is none."""

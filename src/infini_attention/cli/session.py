@@ -1,0 +1,148 @@
+"""infini session: the sessions in a store, without their model."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infini_attention.cli import common
+from infini_attention.cli.stored import Store, open_store
+from infini_attention.errors import ConfigError
+
+if TYPE_CHECKING:
+    from infini_attention.sessions import StoredSession
+
+NAME = "session"
+
+app = typer.Typer(help="List, fork, rewind, check and remove stored sessions.", rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Of the session.")]
+OwnerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file",
+        metavar="FILE",
+        help="Whose sessions: those of the one API key in it.  [default: of a server without keys]",
+        show_default=False,
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("ls")
+def list_sessions(store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
+    """List the sessions, the one that was used last coming last."""
+    sessions = [_figures(session) for session in open_store(store).sessions(owner=_owner(key))]
+    if as_json:
+        print(json.dumps({"sessions": sessions}))
+        return
+    width = max((len(session["name"]) for session in sessions), default=0)
+    for session in sessions:
+        used = datetime.fromtimestamp(session["used"]).strftime("%Y-%m-%d %H:%M")
+        size = common.human_bytes(session["store_bytes"])
+        print(f"{session['name']:<{width}}  {session['tokens']:>12,} tokens  {size:>9}  {used}  {session['model']}")
+
+
+@app.command("show")
+def show(name: Name, store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
+    """Show what a session is, and the places that it can go back to."""
+    session = open_store(store).get(name, owner=_owner(key))
+    places: list[dict[str, Any]] = [
+        {"tokens": place.tokens, "turn": place.opens, "marks": list(place.marks)}
+        for place in session.places
+        if place.tokens
+    ]
+    if as_json:
+        common.emit(_figures(session) | {"places": places}, as_json=True)
+        return
+    common.emit(_figures(session), as_json=False)
+    for place in places:
+        turn = "" if place["turn"] is None else f"  before message {place['turn'] + 1}"
+        marks = "".join(f"  {mark}" for mark in place["marks"])
+        print(f"  {place['tokens']:>12,} tokens{turn}{marks}")
+
+
+@app.command("fork")
+def fork(
+    name: Name,
+    copy: Annotated[str, typer.Argument(help="What the fork is called.")],
+    store: Store = None,
+    key: OwnerFile = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Make a second session that stands where the first one does. No state is copied."""
+    _emit(open_store(store).fork(name, copy, owner=_owner(key)), as_json)
+
+
+@app.command("rewind")
+def rewind(
+    name: Name,
+    to_token: Annotated[int | None, typer.Option("--to-token", min=1, help="A place that `show` lists.")] = None,
+    to_mark: Annotated[str | None, typer.Option("--to-mark", help="The place of a mark.")] = None,
+    to_turn: Annotated[int | None, typer.Option("--to-turn", min=0, help="After so many messages.")] = None,
+    store: Store = None,
+    key: OwnerFile = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Take a session back to a place that it keeps. What came after is gone, but for forks."""
+    back = open_store(store).rewind(name, to_token=to_token, to_mark=to_mark, to_turn=to_turn, owner=_owner(key))
+    _emit(back, as_json)
+
+
+@app.command("verify")
+def verify(name: Name, store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
+    """Read all states of a session, and compare them with their digests."""
+    _emit(open_store(store).verify(name, owner=_owner(key)), as_json, verified=True)
+
+
+@app.command("rm")
+def remove(
+    names: Annotated[list[str], typer.Argument(help="Of the sessions.")],
+    store: Store = None,
+    key: OwnerFile = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Remove sessions for good. Forks of them stay."""
+    opened = open_store(store)
+    for name in names:
+        opened.get(name, owner=_owner(key))  # all are there, or nothing is removed
+    for name in names:
+        opened.delete(name, owner=_owner(key))
+    common.emit({"removed": names if as_json else ", ".join(names)}, as_json=as_json)
+
+
+def _owner(key_file: Path | None) -> str:
+    if key_file is None:
+        return ""
+    from infini_attention.server.keys import load_keys, owner_of
+
+    keys = load_keys(key_file)
+    if len(keys) != 1:
+        raise ConfigError(f"{key_file}: expected the one API key whose sessions are meant; got {len(keys)}")
+    return owner_of(keys[0])
+
+
+def _figures(session: "StoredSession") -> dict[str, Any]:
+    return {
+        "name": session.name,
+        "model": session.place.model,
+        "adapter": session.place.adapter,
+        "tokens": session.place.tokens,
+        "turns": session.place.turns,
+        "places_kept": len([place for place in session.places if place.tokens]),
+        "store_bytes": session.nbytes,
+        "revision": session.revision,
+        "created": session.created,
+        "used": session.used,
+    }
+
+
+def _emit(session: "StoredSession", as_json: bool, **more: Any) -> None:
+    common.emit(_figures(session) | more, as_json=as_json)
