@@ -18,7 +18,7 @@ setup: $(STAMP) ## create .venv with the package and all that tests and training
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install -qq -c constraints.txt -e '.[dev,train,plot,eval,harness]'
+	$(PIP) install -qq -c constraints.txt -e '.[dev,train,plot,eval,harness,serve]'
 	touch $@
 
 test: check ## check, then run all tests, the fast ones first, and print the coverage

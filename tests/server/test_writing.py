@@ -51,7 +51,7 @@ def test_any_bytes_are_handed_on(tokens):
 def test_a_stop_text_ends_it_wherever_it_stands(text, stops):
     writer, pieces = written([*ids_of(text), END], stop=tuple(stops))
     found = [text.find(stop) for stop in stops if stop in text]
-    # The first one that is whole counts; of several that become whole with the same character, the one that began first.
+    # The first one that is whole counts; of several that end with the same character, the one that began first.
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     first = min((end, place) for end, place in zip(ends, found, strict=True))[1] if found else len(text)
     assert "".join(pieces) == writer.text == text[:first]

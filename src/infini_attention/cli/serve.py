@@ -1,5 +1,6 @@
 """infini serve: the model behind the API of OpenAI, with sessions that stay."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,6 @@ def run(
             f"--host {host} can be reached by others: give --api-key-file or INFINI_API_KEYS, or --insecure to let "
             "everybody in"
         )
-    listening = listen(host, port)
     opening = common.ModelOptions(model or common.DEFAULT_MODEL, segment_size, rule, dtype, device, adapter=adapter)
     source = common.lasting(opening.source)
     mb = 1_000_000
@@ -109,15 +109,17 @@ def run(
         hosts=(*LOOPBACK, host) if is_loopback(host) and not keys else (),
         grace_seconds=grace,
     )
-    app = create_app(*opening.open(), settings)
-    address, bound = listening.getsockname()[:2]
-    url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
+    with listen(host, port) as listening:  # rather now than after the model was loaded
+        app = create_app(*opening.open(), settings)
+        address, bound = listening.getsockname()[:2]
+        url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
 
-    def started() -> None:
-        if as_json:
-            about = {"url": url, "model": settings.model_name, "store": str(settings.store), "keys": len(keys)}
-            common.emit(about, as_json=True)
-        else:
-            common.console.print(f"serving {settings.model_name} at {url} (API: {url}/docs)", highlight=False)
+        def started() -> None:
+            if as_json:
+                about = {"url": url, "model": settings.model_name, "store": str(settings.store), "keys": len(keys)}
+                common.emit(about, as_json=True)
+                sys.stdout.flush()
+            else:
+                common.console.print(f"serving {settings.model_name} at {url} (API: {url}/docs)", highlight=False)
 
-    serve(app, listening, started)
+        serve(app, listening, started)

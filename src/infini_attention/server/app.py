@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infini_attention import __version__
 from infini_attention.server import routes_about, routes_completions, routes_reading, routes_responses, routes_sessions
-from infini_attention.server.errors import add_handlers
+from infini_attention.server.errors import add_handlers, too_large
 from infini_attention.server.metrics import Metrics
 from infini_attention.server.service import Service
 from infini_attention.server.settings import ServerSettings
@@ -51,12 +51,11 @@ def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
         version=__version__,
         description=_ABOUT,
         lifespan=lifespan,
-        max_body_size=limits.body_bytes,
     )
     app.state.service = service
     add_handlers(app)
     for router in (routes_about, routes_completions, routes_responses, routes_sessions, routes_reading):
-        app.include_router(router.router)
+        app.include_router(router.router, max_body_size=limits.body_bytes)
     app.include_router(routes_sessions.uploads, max_body_size=limits.upload_bytes)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -65,7 +64,10 @@ def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
 
 
 class _Counting:
-    """Counts requests by route, with the status and the time that they took."""
+    """Counts requests by route, with the status and the time that they took.
+
+    It is the outermost layer, and so the one that gives the answer to bodies that are too large its shape.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -74,13 +76,17 @@ class _Counting:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status, replaced = time.perf_counter(), 500, False
 
         async def counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, replaced
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+                replaced = status == 413 and (b"content-type", b"application/json") not in message["headers"]
+                if replaced:
+                    await too_large().response()(scope, receive, send)
+            if not replaced:
+                await send(message)
 
         try:
             await self.app(scope, receive, counted)

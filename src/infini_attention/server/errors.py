@@ -63,6 +63,11 @@ def busy(message: str) -> ApiError:
     return ApiError(503, message, "overloaded", headers={"Retry-After": "1"})
 
 
+def too_large() -> ApiError:
+    message = "the body is larger than this server takes; send less at a time, or upload it as a file"
+    return ApiError(413, message, "request_too_large")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What the layers below raise, in the words of HTTP."""
     match error:
@@ -90,12 +95,11 @@ def add_handlers(app: FastAPI) -> None:
 
     def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        messages = {404: f"there is nothing at {request.url.path:.200}", 405: f"{request.method} is not possible here"}
-        codes = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
-        message = messages.get(error.status_code, str(error.detail))
         if error.status_code == 413:
-            message = "the body is larger than this server takes; send less at a time, or upload it as a file"
-        headers = error.headers
+            return too_large().response()
+        messages = {404: f"there is nothing at {request.url.path:.200}", 405: f"{request.method} is not possible here"}
+        codes = {404: "unknown_url", 405: "method_not_allowed"}
+        message, headers = messages.get(error.status_code, str(error.detail)), error.headers
         return ApiError(error.status_code, message, codes.get(error.status_code), headers=headers).response()
 
     def invalid(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,214 @@
+"""A server on a socket, and clients that are not ours."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx2
+import openai
+import pytest
+
+from infini_attention.server.app import create_app
+from infini_attention.server.running import _Server, listen
+from infini_attention.server.settings import Limits, ServerSettings
+from infini_attention.sessions import Session
+from server_helpers import KEYS, bearer
+from tiny import book
+
+
+@contextmanager
+def running(pair, folder, **settings):
+    """`with running(...) as (url, service)`: a server in a thread of this process."""
+    import uvicorn
+
+    app = create_app(*pair, ServerSettings(folder / "store", "tiny", **settings))
+    listening, started = listen("127.0.0.1", 0), threading.Event()
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
+    server = _Server(config, app.state.service, started.set)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    assert started.wait(30)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.service
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="module")
+def live(chatty, tmp_path_factory):
+    limits = Limits(batch=4, queue=2)
+    with running(chatty, tmp_path_factory.mktemp("live"), keys=KEYS, limits=limits, keep_alive_seconds=0.2) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def client(live):
+    with openai.OpenAI(base_url=f"{live[0]}/v1", api_key=KEYS[0], max_retries=0) as client:
+        yield client
+
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+class TestOpenAIClient:
+    def test_models(self, client):
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        assert client.models.retrieve("tiny").id == "tiny"
+
+    def test_chat(self, client, chatty):
+        ref = Session(*chatty).chat("Hi", max_new_tokens=9)
+        done = client.chat.completions.create(model="tiny", messages=HI, max_tokens=9, temperature=0)
+        assert (done.choices[0].message.content, done.usage.completion_tokens) == (ref.text, 9)
+        assert done.infini["dropped"] == 0
+        stream = client.chat.completions.create(
+            model="tiny", messages=HI, max_tokens=9, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+        *chunks, last = stream
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ref.text
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert last.usage.prompt_tokens_details.cached_tokens == last.usage.prompt_tokens
+
+    def test_completions(self, client):
+        done = client.completions.create(model="tiny", prompt="It was", max_tokens=9, temperature=0)
+        stream = client.completions.create(model="tiny", prompt="It was", max_tokens=9, temperature=0, stream=True)
+        assert "".join(chunk.choices[0].text for chunk in stream) == done.choices[0].text
+
+    def test_responses(self, client, chatty):
+        ref = Session(*chatty)
+        options = {"model": "tiny", "max_output_tokens": 9, "temperature": 0}
+        first = client.responses.create(input="Hi", **options)
+        assert first.output_text == ref.chat("Hi", max_new_tokens=9).text
+        second = client.responses.create(input="So?", previous_response_id=first.id, **options)
+        before = ref.stats.tokens_read
+        assert second.output_text == ref.chat("So?", max_new_tokens=9).text
+        assert second.usage.input_tokens_details.cached_tokens == before
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+        with client.responses.stream(input="So?", previous_response_id=first.id, **options) as stream:
+            events = list(stream)
+        kinds = [event.type for event in events]
+        said = [event.delta for event in events if event.type == "response.output_text.delta"]
+        assert (kinds[0], kinds[-1]) == ("response.created", "response.incomplete")
+        assert "".join(said) == second.output_text
+        client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(first.id)
+
+    @pytest.mark.parametrize(
+        ("error", "changes"),
+        [
+            (openai.NotFoundError, {"model": "other"}),
+            (openai.BadRequestError, {"max_tokens": 999_999}),
+            (openai.UnprocessableEntityError, {"n": 3}),
+            (openai.APIStatusError, {"messages": [{"role": "user", "content": "x" * 200_000}]}),
+        ],
+    )
+    def test_errors(self, client, error, changes):
+        with pytest.raises(error) as caught:
+            client.chat.completions.create(**{"model": "tiny", "messages": HI} | changes)
+        assert caught.value.body["message"]
+
+    def test_a_wrong_key(self, client):
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="not one of those").models.list()
+
+
+def metric(service, name):
+    return service.metrics.registry.get_sample_value(f"infini_{name}")
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come to pass"
+        time.sleep(0.01)
+
+
+LONG = {"model": "tiny", "messages": HI, "max_tokens": 4096, "temperature": 0, "stop": ["never said"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_work(live, stream):
+    url, service = live
+    before = metric(service, "disconnects_total") or 0
+    timeout = httpx2.Timeout(10, read=0.5)
+    request = {"json": LONG | {"stream": stream, "logprobs": None}, "headers": bearer(KEYS[0]), "timeout": timeout}
+    if stream:
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", **request) as answer:
+            next(answer.iter_bytes())
+            assert metric(service, "jobs_live") == 1
+    else:
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{url}/v1/chat/completions", **request)
+    until(lambda: metric(service, "requests_at_work") == 0)
+    steps = metric(service, "step_seconds_count")
+    time.sleep(0.1)
+    assert metric(service, "step_seconds_count") - steps <= 1
+    assert metric(service, "disconnects_total") == before + 1
+
+
+def test_a_reader_that_goes_away_leaves_the_session_as_it_was(live):
+    url, service = live
+    with httpx2.Client(base_url=url, headers=bearer(KEYS[0])) as http:
+        id = http.post("/v1/sessions", json={}).json()["id"]
+        with pytest.raises(httpx2.ReadTimeout):
+            http.post(f"/v1/sessions/{id}/text", json={"text": book() * 2}, timeout=0.5)
+        until(lambda: metric(service, "requests_at_work") == 0)
+        assert http.get(f"/v1/sessions/{id}").json()["infini"]["tokens_seen"] == 0
+        assert http.post(f"/v1/sessions/{id}/text", json={"text": "Short."}).status_code == 200
+
+
+def test_too_many_are_sent_away(live):
+    """Four at work and two that wait are all that there is room for."""
+    url, service = live
+    answers = []
+
+    def ask():
+        answers.append(httpx2.post(f"{url}/v1/chat/completions", json=LONG, headers=bearer(KEYS[0]), timeout=60))
+
+    sockets = []
+    for _ in range(6):  # clients that wait for ever
+        body = httpx2.Request("POST", url, json=LONG).content
+        connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEYS[0]}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        sockets.append(connection)
+    until(lambda: metric(service, "requests_at_work") == 6)
+    ask()
+    (answer,) = answers
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error"]["code"] == "overloaded"
+    assert metric(service, "jobs_live") <= 4
+    for connection in sockets:
+        connection.close()
+    until(lambda: metric(service, "requests_at_work") == 0)
+
+
+def test_a_silent_stream_gives_signs_of_life(live):
+    url, _ = live
+    with httpx2.Client(base_url=url, headers=bearer(KEYS[0]), timeout=30) as http:
+        id = http.post("/v1/sessions", json={}).json()["id"]
+        request = {"json": {"text": book(40_000), "stream": True}}
+        with http.stream("POST", f"/v1/sessions/{id}/text", **request) as answer:
+            lines = list(answer.iter_lines())
+    assert lines[-2:] == ["data: [DONE]", ""]
+
+
+def test_silence_is_filled():
+    """Without a server: what is said while nothing happens."""
+    import asyncio
+
+    from infini_attention.server.streams import Done, follow
+
+    async def slow(emit):
+        emit("begun")
+        await asyncio.sleep(0.25)
+        return "result"
+
+    async def events():
+        return [event async for event in follow(slow, 0.1)]
+
+    assert asyncio.run(events()) == ["begun", None, None, Done("result")]
