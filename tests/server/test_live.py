@@ -1,40 +1,16 @@
 """A server on a socket, and clients that are not ours."""
 
 import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import httpx2
 import openai
 import pytest
 
-from infini_attention.server.app import create_app
-from infini_attention.server.running import _Server, listen
-from infini_attention.server.settings import Limits, ServerSettings
+from infini_attention.server.settings import Limits
 from infini_attention.sessions import Session
-from server_helpers import KEYS, bearer
+from server_helpers import KEYS, bearer, running
 from tiny import book
-
-
-@contextmanager
-def running(pair, folder, **settings):
-    """`with running(...) as (url, service)`: a server in a thread of this process."""
-    import uvicorn
-
-    app = create_app(*pair, ServerSettings(folder / "store", "tiny", **settings))
-    listening, started = listen("127.0.0.1", 0), threading.Event()
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
-    server = _Server(config, app.state.service, started.set)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    assert started.wait(30)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.service
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
 
 
 @pytest.fixture(scope="module")

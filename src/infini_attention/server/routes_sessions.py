@@ -22,6 +22,7 @@ from infini_attention.server.wire_sessions import (
     Fork,
     Mark,
     NewSession,
+    Page,
     Rewind,
     RewindResult,
     SessionInfo,
@@ -41,21 +42,18 @@ async def create(body: NewSession, service: ServiceOf, owner: Owner) -> SessionI
 
 
 @router.get("")
-async def sessions(
-    service: ServiceOf,
-    owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
-) -> SessionList:
+async def sessions(page: Annotated[Page, Query()], service: ServiceOf, owner: Owner) -> SessionList:
     """All sessions, the one that was used last coming first."""
     entries: dict[str, StoredSession | None] = dict.fromkeys(await service.shelf.names(owner))
     entries |= {entry.name: entry for entry in await asyncio.to_thread(service.store.sessions, owner=owner)}
     names = sorted(entries, key=lambda name: -(entry.used if (entry := entries[name]) else 0))
-    if after is not None and after not in entries:
-        raise not_found("session", after)
-    first = 0 if after is None else names.index(after) + 1
-    page = [info(service, name, entries[name]) for name in names[first : first + limit]]
-    return SessionList(data=page, has_more=first + limit < len(names))
+    if page.after is not None and page.after not in entries:
+        raise not_found("session", page.after)
+    first = 0 if page.after is None else names.index(page.after) + 1
+    last = first + page.limit
+    return SessionList(
+        data=[info(service, name, entries[name]) for name in names[first:last]], has_more=last < len(names)
+    )
 
 
 @uploads.post("/restore", status_code=201)
@@ -105,7 +103,7 @@ async def rewind(id: Name, body: Rewind, request: Request, service: ServiceOf, o
 
     async def work() -> RewindResult:
         async with service.engine.place(owner), started(service, owner, id) as held:
-            again = await service.engine.run(jobs.rewind(held.session, **body.place))
+            again = await service.engine.run(jobs.rewind(held.session, **body.model_dump()))
             if held.session.stats.tokens_read == 0:
                 raise ApiError(400, "a session cannot go back to where it had read nothing; make a new one")
             await held.save()

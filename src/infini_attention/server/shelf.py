@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infini_attention.errors import UnknownSessionError
+from infini_attention.errors import SnapshotError, UnknownSessionError
 from infini_attention.server.errors import ApiError
 from infini_attention.server.metrics import Metrics
 from infini_attention.server.records import Records
@@ -152,9 +152,12 @@ class Shelf:
     async def restore(self, owner: str, path: Path, name: str | None) -> str:
         """A session from a file that was downloaded; its name. Raises `SnapshotError` for one that is none."""
         blank = self._begin(self.history)
-        session = await asyncio.to_thread(
-            type(blank).load, path, blank.model, blank.tokenizer, name=blank.name, history=self.history
-        )
+        try:
+            session = await asyncio.to_thread(
+                type(blank).load, path, blank.model, blank.tokenizer, name=blank.name, history=self.history
+            )
+        except SnapshotError as error:
+            raise SnapshotError(str(error).replace(str(path), "the file")) from error
         name = await self.free_name(owner, name)
         await Held(self, owner, name, session, 0).save()
         return name

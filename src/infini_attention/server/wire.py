@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from infini_attention.server.jobs import Outcome
 from infini_attention.server.writing import Sampling
@@ -28,9 +28,17 @@ def _no_surrogates(text: str) -> str:
     return text
 
 
+def _whole(number: Any) -> Any:
+    """In JSON, 8.0 is an integer."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+WHOLE = BeforeValidator(_whole)  # behind the bounds, or the description would not name them
 Text = Annotated[str, AfterValidator(_no_surrogates)]
 StopText = Annotated[Text, Field(min_length=1, max_length=256)]
-NewTokens = Annotated[int, Field(ge=1)]
+NewTokens = Annotated[int, Field(ge=1), WHOLE]
+One = Annotated[int, Field(ge=1, le=1), WHOLE]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE]
 Zero = Annotated[float, Field(ge=0, le=0)]
 SessionName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Letters, digits, dots, dashes, underscores.")
@@ -57,7 +65,7 @@ class Chances(Wire):
 
 
 class SeededChances(Chances):
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="The same one gives the same reply.")
+    seed: Seed | None = Field(None, description="The same one gives the same reply.")
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(
         None, description="Texts that end the reply and are no part of it."
     )
@@ -73,7 +81,7 @@ class OpenAIRequest(SeededChances):
     model: Text
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="One reply for each request.")
+    n: One | None = Field(None, description="One reply for each request.")
     frequency_penalty: Zero | None = Field(None, description="Not supported.")
     presence_penalty: Zero | None = Field(None, description="Not supported.")
     user: Text | None = Field(None, description="Accepted, and of no effect.")
@@ -146,5 +154,5 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The reply, or its stream."}
+    200: {"content": {"text/event-stream": {}}, "description": "The reply, or its stream."}
 }

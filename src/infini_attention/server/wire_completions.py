@@ -4,16 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from infini_attention.server.wire import Account, Answer, NewTokens, OpenAIRequest, Text, Usage, Wire
+from infini_attention.server.wire import WHOLE, Account, Answer, NewTokens, One, OpenAIRequest, Text, Usage, Wire
 
 
 class CompletionRequest(OpenAIRequest):
-    prompt: Text | list[int] | Annotated[list[Text], Field(min_length=1, max_length=1)] = Field(
+    prompt: Text | list[Annotated[int, WHOLE]] | Annotated[list[Text], Field(min_length=1, max_length=1)] = Field(
         description="One text, or the tokens of one."
     )
     max_tokens: NewTokens | None = Field(None, description="16 unless it is said.")
     echo: Literal[False] | None = Field(None, description="Not supported.")
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="Not supported.")
+    best_of: One | None = Field(None, description="Not supported.")
     logprobs: None = Field(None, description="Not supported.")
     suffix: None = Field(None, description="Not supported: what was written is not taken back.")
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from infini_attention.server.wire import (
+    WHOLE,
     Account,
     Answer,
     MarkName,
@@ -20,6 +21,15 @@ from infini_attention.sessions import StoredSession
 
 class NewSession(Wire):
     id: SessionName | None = Field(None, description="One that nobody can guess, unless it is said.")
+
+
+class Page(BaseModel):
+    """Of a list. Everything in an address is text, so that numbers come as such."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    after: str | None = Field(None, description="The last id of the page before.")
 
 
 class Fork(Wire):
@@ -49,23 +59,19 @@ class Say(_Asked):
     message: Annotated[Text, Field(min_length=1)]
 
 
-class Rewind(Wire):
-    """To one of three kinds of place."""
+class ToToken(Wire):
+    to_token: Annotated[int, Field(ge=0), WHOLE]
 
-    to_token: Annotated[int, Field(ge=0)] | None = None
-    to_mark: MarkName | None = None
-    to_turn: Annotated[int, Field(ge=0)] | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> "Rewind":
-        if len(self.place) != 1:
-            raise ValueError(f"give one of to_token, to_mark and to_turn; got {len(self.place)} of them")
-        return self
+class ToMark(Wire):
+    to_mark: MarkName
 
-    @property
-    def place(self) -> dict[str, int | str]:
-        places = {"to_token": self.to_token, "to_mark": self.to_mark, "to_turn": self.to_turn}
-        return {name: place for name, place in places.items() if place is not None}
+
+class ToTurn(Wire):
+    to_turn: Annotated[int, Field(ge=0), WHOLE]
+
+
+Rewind = ToToken | ToMark | ToTurn
 
 
 class Mark(Wire):

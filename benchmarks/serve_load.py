@@ -1,0 +1,207 @@
+"""Load on a server: many sessions at the same time, each of which is asked again and again for its own key.
+
+    python benchmarks/serve_load.py --sessions 200 --seconds 600 --out benchmarks/results/serve-load.json
+
+Starts `infini serve` in a process of its own, reads into each session a text with a pass key of its own (with `-m
+builtin`, of a length that its weights answer), and then asks all of them without a pause. Written down are: how many
+answers named the session's own key, and how many another session's; the time to the first token and between tokens; the
+server's resident set over time; and, before that, how much faster replies are written side by side than one by one.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from infini_attention.data.haystack import Haystack
+from infini_attention.data.recall import QUESTION, passkey
+from infini_attention.environment import environment
+from infini_attention.models import load_tokenizer
+
+BOOK = Path(__file__).parents[1] / "examples" / "books" / "northanger-abbey.txt"
+KEY_TOKENS = 5
+
+
+@dataclass
+class Figures:
+    """What was seen. Times in seconds."""
+
+    answers: int = 0
+    own_key: int = 0
+    key_of_another: int = 0
+    no_key: int = 0
+    sent_away: int = 0
+    errors: list[str] = field(default_factory=list)
+    first_token: list[float] = field(default_factory=list)
+    per_token: list[float] = field(default_factory=list)
+    resident: list[tuple[float, int]] = field(default_factory=list)
+
+
+def sample_of(tokenizer: Any, haystack: Haystack, length: int, seed: int) -> tuple[str, str]:
+    """A text that ends where the question begins, and the key in it."""
+    sample = passkey(tokenizer, length, random.Random(seed), haystack)
+    (start, stop), (asked, _) = sample.answers[0], sample.questions[0]
+    ids = sample.token_ids.tolist()
+    return tokenizer.decode(ids[:asked]), tokenizer.decode(ids[start:stop]).strip()
+
+
+async def measure(arguments: argparse.Namespace, url: str, pid: int) -> dict[str, Any]:
+    tokenizer = load_tokenizer(arguments.model)
+    haystack = Haystack.book(tokenizer, [BOOK])
+    samples = [sample_of(tokenizer, haystack, arguments.tokens, seed) for seed in range(arguments.sessions)]
+    names, keys = [f"load-{number}" for number in range(len(samples))], {key for _, key in samples}
+    figures, start = Figures(), time.perf_counter()
+    limits = httpx2.Limits(max_connections=arguments.sessions + 16)
+    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+        await asyncio.gather(*(fill(http, name, text) for name, (text, _) in zip(names, samples, strict=True)))
+        filled = time.perf_counter() - start
+        print(f"{len(names)} sessions of {arguments.tokens} tokens in {filled:.1f} s", file=sys.stderr)
+        side_by_side = await throughput(http, names, arguments.rows, arguments.reply_tokens)
+        end = time.perf_counter() + arguments.seconds
+        watching = asyncio.create_task(watch(figures, pid, end))
+        pairs = zip(names, samples, strict=True)
+        await asyncio.gather(*(ask_on(http, name, key, keys, figures, end) for name, (_, key) in pairs))
+        await watching
+    return {"seconds_to_fill": filled, "throughput": side_by_side, **summary(figures)}
+
+
+async def fill(http: httpx2.AsyncClient, name: str, text: str) -> None:
+    """A new session that has read a text; a server that is full is asked again."""
+    (await http.post("/v1/sessions", json={"id": name})).raise_for_status()
+    while (answer := await http.post(f"/v1/sessions/{name}/text", json={"text": text})).status_code == 503:
+        await asyncio.sleep(float(answer.headers["Retry-After"]))
+    answer.raise_for_status()
+
+
+async def ask_on(http: httpx2.AsyncClient, name: str, key: str, keys: set[str], figures: Figures, end: float) -> None:
+    """Asks one session for its key until the time is up."""
+    body = {"prompt": QUESTION, "max_new_tokens": KEY_TOKENS, "stream": True}
+    while (start := time.perf_counter()) < end:
+        text, times = "", []
+        try:
+            async with http.stream("POST", f"/v1/sessions/{name}/complete", json=body) as answer:
+                if answer.status_code == 503:
+                    figures.sent_away += 1
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))
+                    continue
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    event = json.loads(line[6:]) if line.startswith("data: {") else {}
+                    if "error" in event:
+                        raise RuntimeError(event["error"]["message"])
+                    if event.get("object") == "session.delta":
+                        text += event["text"]
+                        times.append(time.perf_counter())
+        except (httpx2.HTTPError, RuntimeError) as error:
+            figures.errors.append(f"{name}: {error!r}")
+            continue
+        figures.answers += 1
+        figures.own_key += key in text
+        figures.key_of_another += key not in text and any(other in text for other in keys)
+        figures.no_key += not any(other in text for other in keys)
+        if times:
+            figures.first_token.append(times[0] - start)
+            figures.per_token += [b - a for a, b in pairwise(times)]
+
+
+async def throughput(http: httpx2.AsyncClient, names: list[str], rows: int, tokens: int) -> dict[str, float]:
+    """Tokens per second of replies that are written one by one, and `rows` of them side by side."""
+
+    async def write(name: str) -> int:
+        body = {"prompt": " ", "max_new_tokens": tokens}
+        answer = await http.post(f"/v1/sessions/{name}/complete", json=body)
+        answer.raise_for_status()
+        return int(answer.json()["usage"]["completion_tokens"])
+
+    chosen = (names * rows)[:rows]
+    await asyncio.gather(*map(write, chosen))  # sessions are then in memory, and nothing is run for the first time
+    start = time.perf_counter()
+    alone = sum([await write(name) for name in chosen]) / (time.perf_counter() - start)
+    start = time.perf_counter()
+    together = sum(await asyncio.gather(*map(write, chosen))) / (time.perf_counter() - start)
+    return {"rows": rows, "one_by_one": alone, "side_by_side": together, "ratio": together / alone}
+
+
+async def watch(figures: Figures, pid: int, end: float) -> None:
+    """The server's resident set, once a second."""
+    process, start = psutil.Process(pid), time.perf_counter()
+    while time.perf_counter() < end:
+        figures.resident.append((round(time.perf_counter() - start, 1), process.memory_info().rss))
+        await asyncio.sleep(1)
+
+
+def summary(figures: Figures) -> dict[str, Any]:
+    """Percentiles, and how far the resident set of the last quarter is from that of the second."""
+
+    def percentiles(values: list[float]) -> dict[str, float]:
+        if len(values) < 2:
+            return {}
+        cuts = statistics.quantiles(values, n=100, method="inclusive")
+        return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "most": max(values)}
+
+    resident = [nbytes for _, nbytes in figures.resident]
+    quarter = len(resident) // 4
+    growth = None
+    if quarter:
+        second, last = statistics.mean(resident[quarter : 2 * quarter]), statistics.mean(resident[-quarter:])
+        growth = last / second - 1
+    counts = asdict(figures)
+    for name in ("first_token", "per_token", "resident", "errors"):
+        del counts[name]
+    return counts | {
+        "errors": len(figures.errors),
+        "first_errors": figures.errors[:5],
+        "first_token_seconds": percentiles(figures.first_token),
+        "per_token_seconds": percentiles(figures.per_token),
+        "resident_bytes": figures.resident[:: max(1, len(resident) // 100)],
+        "resident_growth": growth,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="builtin")
+    parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--tokens", type=int, default=4096, help="of each session's text with its question")
+    parser.add_argument("--rows", type=int, default=16, help="replies side by side, for the throughput")
+    parser.add_argument("--reply-tokens", type=int, default=64, help="of each of these")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "infini_attention.cli", "serve", "-m", arguments.model, "--port", "0"]
+        command += ["--store", f"{folder}/store", "--json", "--queue", str(arguments.sessions)]
+        command += ["--max-sessions", str(arguments.sessions), "--live-sessions", str(arguments.sessions)]
+        environment_of_server = os.environ | {"INFINI_API_KEYS": ""}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment_of_server)
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            result = asyncio.run(measure(arguments, url, process.pid))
+            process.send_signal(signal.SIGTERM)
+            result["exit_code"] = process.wait(60)
+        finally:
+            process.kill()
+    result = {"command": " ".join(["python", *sys.argv]), **result, **environment()}
+    text = json.dumps(result, indent=1)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
