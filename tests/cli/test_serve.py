@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -24,6 +25,13 @@ def test_mistakes(run_cli, monkeypatch, tmp_path, arguments):
     code, out, err = run_cli("serve", "--store", tmp_path / "store", "--port", 0, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert not (tmp_path / "store").exists()
+
+
+def test_without_the_extra(run_cli, monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "infini_attention.server.running", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, err = run_cli("serve", "--store", tmp_path / "store")
+    assert (code, "infini-attention[serve]" in err) == (2, True)
 
 
 def test_a_port_that_is_taken(run_cli, tmp_path):

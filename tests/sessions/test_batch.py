@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import assert_close, tensors_of
-from infini_attention.sessions import Batch
+from infini_attention.sessions import Batch, read_together
 from tiny import SEGMENT, infini_model, new_session
 
 LENGTHS = (1, SEGMENT - 1, SEGMENT, 2 * SEGMENT + 3)
@@ -76,3 +76,14 @@ def test_nothing_is_copied_while_nobody_comes_or_goes(sharp, monkeypatch):
     monkeypatch.setattr(torch, "cat", lambda *args, **kwargs: copies.append(1))
     batch.regroup()
     assert copies == []
+
+
+def test_read_together_is_read_alone(model):
+    """Texts of several lengths behind several lengths, within a segment and across its end; one has read nothing."""
+    texts = [[5, 6, 7], [1], list(range(SEGMENT + 5)), [9] * SEGMENT, [3, 4]]
+    batched, alone = ([*sessions_of(model), new_session(model)] for _ in range(2))
+    read_together(batched, texts)
+    for session, text in zip(alone, texts, strict=True):
+        session.read_tokens(text)
+    for out, ref in zip(batched, alone, strict=True):
+        assert_same(out, ref)

@@ -75,5 +75,6 @@ def read_blocks(file: Readable, encoding: str = "utf-8", *, name: str = "standar
 def _check_encoding(encoding: str) -> None:
     try:
         "".encode(encoding)  # unlike codecs.lookup, this refuses codecs that are not of text, such as base64
-    except (LookupError, UnicodeError) as error:
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError) as error:  # a NUL character is a ValueError
         raise InputError(f"unknown encoding {encoding!r}; try utf-8, latin-1, cp1252 or utf-16") from error

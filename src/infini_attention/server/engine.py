@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from infini_attention.server.errors import ApiError, busy
 from infini_attention.server.metrics import Metrics
 from infini_attention.server.settings import Limits
 from infini_attention.server.writing import Writer
-from infini_attention.sessions import Batch, Session
+from infini_attention.sessions import Batch, Session, read_together
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -33,15 +33,26 @@ class Write:
         self.session, self.writer = session, writer
 
 
-# A job moves a session of its own. It yields the number of tokens after each piece that it has read, a `Write` where a
-# reply is due, and returns its result. Between two steps it can be closed: then nothing came of it.
-Steps = Generator[int | Write, None, T]
+class Read:
+    """What a job asks for that has a few tokens to be read: the engine reads them together with those of other jobs.
+
+    They end where the session's unfinished segment does, or before.
+    """
+
+    def __init__(self, session: Session, token_ids: Sequence[int]) -> None:
+        self.session, self.token_ids = session, token_ids
+
+
+# A job moves a session of its own. It yields a `Read`, a `Write`, or the number of tokens after each piece that it has
+# read by itself, and returns its result. Between two steps it can be closed: then nothing came of it.
+Steps = Generator[int | Read | Write, None, T]
 
 
 class _Job:
     def __init__(self, steps: Steps[Any]) -> None:
         self.steps, self.future = steps, Future[Any]()
         self.cancelled = False
+        self.read: Read | None = None  # what it waits for
 
     def fail(self, error: Exception) -> None:
         if not isinstance(error, InfiniError | ApiError):
@@ -197,7 +208,34 @@ class Engine:
         """Pieces of what is to be read, in turn, until as many tokens are read as one step may take."""
         left = self.limits.piece_tokens
         while self._reading and left > 0:
-            left -= self._advance(self._reading.popleft())
+            job = self._reading.popleft()
+            alone = job.read is None or job.cancelled
+            left -= self._advance(job) if alone else self._read_together(job, left)
+
+    def _read_together(self, first: _Job, room: int) -> int:
+        """One pass for a job and the next ones that fit beside it; how many tokens that took, padding included."""
+        group, longest = list[_Job](), 0
+        for job in [first, *self._reading]:
+            if job.read is None or job.cancelled:
+                continue
+            wider = max(longest, len(job.read.token_ids))
+            if group and wider * (len(group) + 1) > room:
+                break
+            group, longest = [*group, job], wider
+        for job in group:
+            if job is not first:
+                self._reading.remove(job)
+        reads = [job.read for job in group if job.read is not None]
+        try:
+            read_together([read.session for read in reads], [read.token_ids for read in reads])
+        except Exception as error:
+            for job in group:
+                job.fail(error)
+            return longest * len(group)
+        for job in group:
+            job.read = None
+            self._advance(job)
+        return longest * len(group)
 
     def _advance(self, job: _Job) -> int:
         """One step of a job; how many tokens it has read."""
@@ -215,9 +253,10 @@ class Engine:
         except Exception as error:
             job.fail(error)
         else:
-            if isinstance(step, int):
+            if isinstance(step, int | Read):
+                job.read = step if isinstance(step, Read) else None
                 self._reading.append(job)
-                return step
+                return step if isinstance(step, int) else 0
             if step.writer.finish:
                 return self._advance(job)
             self._joining.append((job, step))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infini_attention.server.engine import Steps, Write
+from infini_attention.server.engine import Read, Steps, Write
 from infini_attention.server.prefixes import Prefixes
 from infini_attention.server.texts import Prompt
 from infini_attention.server.writing import Writer
-from infini_attention.sessions import ReadStats, Session, Snapshot
+from infini_attention.sessions import ReadStats, Session, Snapshot, room_of
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,19 @@ def account_of(session: Session, pending: int = 0) -> dict[str, int]:
 
 
 def read_tokens(session: Session, token_ids: Sequence[int], piece: int) -> Steps[None]:
-    """Reads tokens, at most `piece` of them at a time."""
-    for first in range(0, len(token_ids), piece):
-        part = token_ids[first : first + piece]
-        session.read_tokens(part)
-        yield len(part)
+    """Reads tokens, at most `piece` at a time, cut where segments end: the last ones share a pass with others'."""
+    first = 0
+    while first < len(token_ids):
+        room, left = room_of(session), len(token_ids) - first
+        if min(left, piece) <= room:
+            part = token_ids[first : first + min(left, piece)]
+            yield Read(session, part)
+        else:
+            whole = (min(left, piece) - room) // session.segment_size * session.segment_size
+            part = token_ids[first : first + room + whole]
+            session.read_tokens(part)
+            yield len(part)
+        first += len(part)
 
 
 def read_text(

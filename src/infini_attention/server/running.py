@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from infini_attention.errors import ConfigError
 from infini_attention.server.service import Service
 
+# Beside the requests that have a place or wait for one: what asks for less than the model.
+_MORE_CONNECTIONS = 1000
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,9 +46,11 @@ def run(app: FastAPI, listening: socket.socket, started: Callable[[], None] = la
     After Ctrl-C this raises `KeyboardInterrupt` at the end.
     """
     service: Service = app.state.service
+    limits = service.settings.limits
     config = uvicorn.Config(
         app,
         access_log=False,
+        limit_concurrency=limits.batch + limits.queue + _MORE_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(service.settings.grace_seconds)),
         server_header=False,
     )

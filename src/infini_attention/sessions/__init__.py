@@ -1,6 +1,6 @@
 """Live streams: a model, its state, and what was read; rewound, forked, and kept in files and stores."""
 
-from infini_attention.sessions.batch import Batch
+from infini_attention.sessions.batch import Batch, read_together, room_of
 from infini_attention.sessions.dialogue import Reply
 from infini_attention.sessions.history import HistorySettings
 from infini_attention.sessions.quota import StoreLimits, least_recently_used
@@ -26,5 +26,7 @@ __all__ = [
     "StoredSession",
     "least_recently_used",
     "read_header",
+    "read_together",
     "rebuild_store",
+    "room_of",
 ]
