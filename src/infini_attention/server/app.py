@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,11 +47,12 @@ def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
             service.close()
 
     limits = settings.limits
-    app = FastAPI(
+    app = FastAPIOffline(  # a FastAPI whose /docs needs no network
         title="infini-attention",
         version=__version__,
         description=_ABOUT,
         lifespan=lifespan,
+        redoc_url=None,
     )
     app.state.service = service
     add_handlers(app)
