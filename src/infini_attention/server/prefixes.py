@@ -7,6 +7,8 @@ from infini_attention.server.metrics import Metrics
 from infini_attention.sessions import Snapshot
 from infini_attention.sessions.digest import prefix_digests
 
+_AT_A_TIME = 16
+
 
 class Prefixes:
     """Snapshots, of which those go that were used longest ago. Used by the engine's thread alone.
@@ -24,13 +26,15 @@ class Prefixes:
 
     def longest(self, owner: str, token_ids: Sequence[int]) -> Snapshot | None:
         """The snapshot after the most of `token_ids`; None where nothing of it is known."""
-        lengths = {tokens for other, tokens, _ in self._snapshots if other == owner}
-        digests = prefix_digests(token_ids, lengths)
-        for tokens in sorted(digests, reverse=True):
-            key = (owner, tokens, digests[tokens])
-            if key in self._snapshots:
-                self._snapshots.move_to_end(key)
-                return self._snapshots[key]
+        known = {tokens for other, tokens, _ in self._snapshots if other == owner and tokens <= len(token_ids)}
+        lengths = sorted(known, reverse=True)
+        for first in range(0, len(lengths), _AT_A_TIME):  # as a rule, one of the longest it is
+            digests = prefix_digests(token_ids, lengths[first : first + _AT_A_TIME])
+            for tokens in sorted(digests, reverse=True):
+                key = (owner, tokens, digests[tokens])
+                if key in self._snapshots:
+                    self._snapshots.move_to_end(key)
+                    return self._snapshots[key]
         return None
 
     def add(self, owner: str, snapshot: Snapshot) -> None:

@@ -151,8 +151,8 @@ class Texts:
                 "context_length_exceeded",
             )
         vocab_size = self.model.config.vocab_size
-        strange = next((token for token in ids if not 0 <= token < vocab_size), None)
-        if strange is not None:
+        strange = min(ids) if min(ids) < 0 else max(ids)
+        if not 0 <= strange < vocab_size:
             raise InputError(f"token {strange} is none of the model's; expected 0 to {vocab_size - 1}")
 
     async def _run(self, function: Callable[[], T]) -> T:
