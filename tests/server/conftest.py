@@ -15,6 +15,19 @@ def chatty():
 
 
 @pytest.fixture(scope="session")
+def endless():
+    """One whose likeliest token is never the end of a reply."""
+    import torch
+
+    from chats import chat_model, chat_tokenizer
+
+    model = chat_model()
+    with torch.no_grad():
+        model.lm_head.weight[256:] = 0
+    return model, chat_tokenizer()
+
+
+@pytest.fixture(scope="session")
 def serving(chatty):
     """`with serving(folder, **settings) as client` is a client of a server that is up."""
     from starlette.testclient import TestClient

@@ -130,6 +130,8 @@ class TestChat:
         ({"presence_penalty": 0.5}, 422, "presence_penalty"),
         ({"max_tokens": 0}, 422, "max_tokens"),
         ({"max_tokens": 99_999}, 400, "max_tokens"),
+        ({"max_completion_tokens": 3}, 400, "max_tokens"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"temperature": "0"}, 422, "temperature"),
         ({"messages": []}, 422, "messages"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, None),

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from infini_attention.data.chat import ChatTemplate
 from infini_attention.server import jobs
 from infini_attention.server.engine import Engine
 from infini_attention.server.errors import ApiError
@@ -49,6 +50,22 @@ def test_in_a_batch_as_alone(chatty, engine):
         assert outcome.account["in_window"] == outcome.account["tokens_seen"] % SEGMENT
     batch_sizes = engine.metrics.registry.get_sample_value("infini_batch_size_sum")
     assert batch_sizes > engine.metrics.registry.get_sample_value("infini_batch_size_count")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_turn_stays_in_the_session(chatty, engine, ends):
+    """A reply that is cut short counts as said; one that ends by a token gets the template's own end in its place."""
+    tokenizer = chatty[1]
+    session, ref, template = Session(*chatty), Session(*chatty), ChatTemplate(tokenizer)
+    ids, _ = session.message("Hi")
+    _, *said = Session(*chatty)._write(ids, max_new_tokens=5)
+    assert said[4] not in said[:4]
+    writer = Writer(tokenizer, Sampling(5), {said[4]} if ends else ())
+    outcome = asyncio.run(engine.run(jobs.say(session, ids, writer, PIECE)))
+    assert (writer.token_ids, outcome.finish) == (said, "stop" if ends else "length")
+    ref.read_tokens([*ids, *(said[:-1] if ends else said), *template.closing])
+    assert (session.stats, session.position.digest, session.turns) == (ref.stats, ref.position.digest, 1)
+    assert session.message("So?")[0] == template.following("So?")
 
 
 def test_a_long_text_does_not_stall_a_reply(chatty, engine):
@@ -101,6 +118,18 @@ def test_cancelled_it_ends_before_the_next_step(chatty, engine, monkeypatch):
     outcome = asyncio.run(cancelled())
     assert outcome.text == Session(*chatty).generate("So", max_new_tokens=3)
     assert steps_done == [1, 1, 1, 1, 1]  # the one that was at work was the last
+
+
+def test_those_that_wait_in_vain_leave_nothing_behind(chatty):
+    engine = Engine(chatty[0], Limits(), Metrics())  # not started: all wait for ever
+
+    async def given_up():
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(engine.run(reply_job(chatty, "Hi")[0]), 0.01)
+
+    asyncio.run(given_up())
+    assert not engine._waiting
 
 
 def test_a_job_that_fails_fails_alone(chatty, engine):

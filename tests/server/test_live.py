@@ -14,9 +14,9 @@ from tiny import book
 
 
 @pytest.fixture(scope="module")
-def live(chatty, tmp_path_factory):
+def live(endless, tmp_path_factory):
     limits = Limits(batch=4, queue=2)
-    with running(chatty, tmp_path_factory.mktemp("live"), keys=KEYS, limits=limits, keep_alive_seconds=0.2) as up:
+    with running(endless, tmp_path_factory.mktemp("live"), keys=KEYS, limits=limits, keep_alive_seconds=0.2) as up:
         yield up
 
 
@@ -34,8 +34,8 @@ class TestOpenAIClient:
         assert [model.id for model in client.models.list()] == ["tiny"]
         assert client.models.retrieve("tiny").id == "tiny"
 
-    def test_chat(self, client, chatty):
-        ref = Session(*chatty).chat("Hi", max_new_tokens=9)
+    def test_chat(self, client, endless):
+        ref = Session(*endless).chat("Hi", max_new_tokens=9)
         done = client.chat.completions.create(model="tiny", messages=HI, max_tokens=9, temperature=0)
         assert (done.choices[0].message.content, done.usage.completion_tokens) == (ref.text, 9)
         assert done.infini["dropped"] == 0
@@ -52,8 +52,8 @@ class TestOpenAIClient:
         stream = client.completions.create(model="tiny", prompt="It was", max_tokens=9, temperature=0, stream=True)
         assert "".join(chunk.choices[0].text for chunk in stream) == done.choices[0].text
 
-    def test_responses(self, client, chatty):
-        ref = Session(*chatty)
+    def test_responses(self, client, endless):
+        ref = Session(*endless)
         options = {"model": "tiny", "max_output_tokens": 9, "temperature": 0}
         first = client.responses.create(input="Hi", **options)
         assert first.output_text == ref.chat("Hi", max_new_tokens=9).text

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx2
 import pytest
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def chat_dir(chatty, tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("models") / "chatty", *chatty)
+def chat_dir(endless, tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "talker", *endless)
 
 
 @contextmanager
@@ -39,12 +39,25 @@ def serving(model, store, *arguments):
         process.communicate()
 
 
-def test_told_to_stop_and_killed(chatty, chat_dir, tmp_path):
+def test_told_to_stop_and_killed(endless, chat_dir, tmp_path):
     store = tmp_path / "store"
     with serving(chat_dir, store, "--grace", "2") as (process, http):
         for name in ("read", "talk"):
             http.post("/v1/sessions", json={"id": name})
         http.post("/v1/sessions/talk/text", json={"text": "A beginning."})
+        body = {"model": "talker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4096}
+        body |= {"stream": True, "temperature": 0}
+        begun, gone = threading.Event(), threading.Event()
+
+        def wait_for_ever():
+            with suppress(httpx2.TransportError), http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                for line in answer.iter_lines():
+                    begun.set()
+                    assert "DONE" not in line
+            gone.set()
+
+        threading.Thread(target=wait_for_ever).start()
+        assert begun.wait(20)
         # A book that is being read when it is told to stop is kept as far as it was read.
         with http.stream("POST", "/v1/sessions/read/text", json={"text": book() * 3, "stream": True}) as answer:
             lines = answer.iter_lines()
@@ -53,6 +66,7 @@ def test_told_to_stop_and_killed(chatty, chat_dir, tmp_path):
             last = [json.loads(line[6:]) for line in lines if line.startswith("data: {")][-1]
         assert (last["object"], last["complete"]) == ("session.read", False)
         assert process.wait(20) == 0
+        assert gone.wait(5)  # a reply that does not end within the time of grace is cut off
     read = last["infini"]["tokens_seen"]
     assert 0 < read < 3 * len(book())
 
@@ -79,4 +93,4 @@ def test_told_to_stop_and_killed(chatty, chat_dir, tmp_path):
     for name, tokens in acknowledged.items():
         stored = kept.verify(name).place.tokens
         assert stored - tokens in (0, len("More of it."))  # one may have been written and not yet acknowledged
-        assert kept.load(name, *chatty).stats.tokens_read == stored
+        assert kept.load(name, *endless).stats.tokens_read == stored

@@ -137,6 +137,8 @@ class Engine:
         except asyncio.CancelledError:
             job.cancelled = True
             with self._changed:
+                if job in self._waiting:  # its place is free from now on
+                    self._waiting.remove(job)
                 self._changed.notify()
             raise
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from infini_attention.server import jobs
+from infini_attention.server.errors import ApiError
 from infini_attention.server.jobs import Outcome
 from infini_attention.server.service import Owner, Service, ServiceOf
 from infini_attention.server.shelf import new_name
@@ -33,7 +34,7 @@ _LAST = b"data: [DONE]\n\n"
 @router.post("/completions", response_model=Completion, responses=EVENTS)
 async def completions(body: CompletionRequest, request: Request, service: ServiceOf, owner: Owner) -> Any:
     """Go on from a text."""
-    service.check_model(body.model)
+    _check(service, body)
     new_tokens = service.check_new_tokens(body.max_tokens, 16, "max_tokens")
 
     async def prompt() -> Prompt:
@@ -72,7 +73,10 @@ async def completions(body: CompletionRequest, request: Request, service: Servic
 @router.post("/chat/completions", response_model=ChatCompletion, responses=EVENTS)
 async def chat_completions(body: ChatRequest, request: Request, service: ServiceOf, owner: Owner) -> Any:
     """Reply to a conversation. One that is sent again, with more behind it, is not read again."""
-    service.check_model(body.model)
+    _check(service, body)
+    if body.max_tokens not in (None, body.max_completion_tokens or body.max_tokens):
+        message = "max_tokens is an older name of max_completion_tokens, and says otherwise; leave one of them out"
+        raise ApiError(400, message, "invalid_value", param="max_tokens")
     asked = body.max_completion_tokens or body.max_tokens
     param = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     new_tokens = service.check_new_tokens(asked, DEFAULT_NEW_TOKENS, param)
@@ -106,6 +110,13 @@ async def chat_completions(body: ChatRequest, request: Request, service: Service
     outcome = await while_there(request, work(_ignore), service.metrics)
     choices = [ChatChoice(message=Reply(content=outcome.text), finish_reason=outcome.finish)]
     return ChatCompletion(**about, choices=choices, usage=Usage.of(outcome), infini=Account(**outcome.account))
+
+
+def _check(service: Service, body: OpenAIRequest) -> None:
+    service.check_model(body.model)
+    if body.stream_options is not None and not body.stream:
+        message = "stream_options is for streams: leave it out, or set stream to true"
+        raise ApiError(400, message, "invalid_value", param="stream_options")
 
 
 async def _complete(
