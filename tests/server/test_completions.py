@@ -1,9 +1,11 @@
 """/v1/completions and /v1/chat/completions."""
 
+import time
+
 import pytest
 
 from chats import whole_ids
-from infini_attention.sessions import Session
+from infini_attention.sessions import Batch, Session
 from server_helpers import events_of
 
 CHAT = "/v1/chat/completions"
@@ -108,6 +110,14 @@ class TestChat:
             {"role": "user", "content": [{"type": "text", "text": "So"}]},
         ]
         assert chat(client, messages=messages).status_code == 200
+
+    def test_a_silent_stream_gives_signs_of_life(self, serving, tmp_path, monkeypatch):
+        step = Batch.step
+        monkeypatch.setattr(Batch, "step", lambda batch, tokens: time.sleep(0.05) or step(batch, tokens))
+        with serving(tmp_path, keep_alive_seconds=0.01) as client:
+            answer = chat(client, "Hi", max_tokens=3, stream=True)
+        assert ": still at work\n\n" in answer.text
+        assert events_of(answer)[-1] == "[DONE]"
 
     def test_without_a_template(self, serving, tmp_path):
         from tiny import byte_tokenizer, infini_model

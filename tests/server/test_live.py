@@ -163,16 +163,6 @@ def test_too_many_are_sent_away(live):
     until(lambda: metric(service, "requests_at_work") == 0)
 
 
-def test_a_silent_stream_gives_signs_of_life(live):
-    url, _ = live
-    with httpx2.Client(base_url=url, headers=bearer(KEYS[0]), timeout=30) as http:
-        id = http.post("/v1/sessions", json={}).json()["id"]
-        request = {"json": {"text": book(40_000), "stream": True}}
-        with http.stream("POST", f"/v1/sessions/{id}/text", **request) as answer:
-            lines = list(answer.iter_lines())
-    assert lines[-2:] == ["data: [DONE]", ""]
-
-
 def test_silence_is_filled():
     """Without a server: what is said while nothing happens."""
     import asyncio
