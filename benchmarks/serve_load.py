@@ -2,8 +2,8 @@
 
     python benchmarks/serve_load.py --sessions 200 --seconds 600 --out benchmarks/results/serve-load.json
 
-Starts `infini serve` in a process of its own, reads into each session a text with a pass key of its own (with `-m
-builtin`, of a length that its weights answer), and then asks all of them without a pause. Written down are: how many
+Starts `infini serve` in a process of its own, reads into each session a text with a pass key of its own that the model
+gives when it is asked alone, and then asks all of them without a pause. Written down are: how many
 answers named the session's own key, and how many another session's; the time to the first token and between tokens; the
 server's resident set over time; and, before that, how much faster replies are written side by side than one by one.
 """
@@ -30,7 +30,8 @@ import psutil
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.recall import QUESTION, passkey
 from infini_attention.environment import environment
-from infini_attention.models import load_tokenizer
+from infini_attention.models import load_model, load_tokenizer
+from infini_attention.sessions import Session
 
 BOOK = Path(__file__).parents[1] / "examples" / "books" / "northanger-abbey.txt"
 KEY_TOKENS = 5
@@ -51,18 +52,30 @@ class Figures:
     resident: list[tuple[float, int]] = field(default_factory=list)
 
 
-def sample_of(tokenizer: Any, haystack: Haystack, length: int, seed: int) -> tuple[str, str]:
-    """A text that ends where the question begins, and the key in it."""
-    sample = passkey(tokenizer, length, random.Random(seed), haystack)
-    (start, stop), (asked, _) = sample.answers[0], sample.questions[0]
-    ids = sample.token_ids.tolist()
-    return tokenizer.decode(ids[:asked]), tokenizer.decode(ids[start:stop]).strip()
+def samples_of(source: str, count: int, length: int) -> tuple[list[tuple[str, str]], int]:
+    """Texts that end where the question begins, each with the key in it; and how many others were passed over.
+
+    Only those whose key the model gives when it is asked alone, and no key twice: what then goes wrong is the server's.
+    """
+    model, tokenizer = load_model(source), load_tokenizer(source)
+    haystack, samples, seed = Haystack.book(tokenizer, [BOOK]), dict[str, str](), 0
+    while len(samples) < count:
+        if seed >= 2 * count + 10:
+            sys.exit(
+                f"alone, the model gives only {len(samples)} of {seed} keys at {length} tokens; choose another length"
+            )
+        sample = passkey(tokenizer, length, random.Random(seed), haystack)
+        (start, stop), (asked, _) = sample.answers[0], sample.questions[0]
+        ids, seed = sample.token_ids.tolist(), seed + 1
+        text, key = tokenizer.decode(ids[:asked]), tokenizer.decode(ids[start:stop]).strip()
+        session = Session(model, tokenizer)
+        session.read(text, scored=False)
+        if key in session.generate(QUESTION, max_new_tokens=KEY_TOKENS):
+            samples[key] = text
+    return [(text, key) for key, text in samples.items()], seed - count
 
 
-async def measure(arguments: argparse.Namespace, url: str, pid: int) -> dict[str, Any]:
-    tokenizer = load_tokenizer(arguments.model)
-    haystack = Haystack.book(tokenizer, [BOOK])
-    samples = [sample_of(tokenizer, haystack, arguments.tokens, seed) for seed in range(arguments.sessions)]
+async def measure(arguments: argparse.Namespace, samples: list[tuple[str, str]], url: str, pid: int) -> dict[str, Any]:
     names, keys = [f"load-{number}" for number in range(len(samples))], {key for _, key in samples}
     figures, start = Figures(), time.perf_counter()
     limits = httpx2.Limits(max_connections=arguments.sessions + 16)
@@ -182,6 +195,7 @@ def main() -> None:
     parser.add_argument("--reply-tokens", type=int, default=64, help="of each of these")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    samples, passed_over = samples_of(arguments.model, arguments.sessions, arguments.tokens)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "infini_attention.cli", "serve", "-m", arguments.model, "--port", "0"]
         command += ["--store", f"{folder}/store", "--json", "--queue", str(arguments.sessions)]
@@ -191,12 +205,13 @@ def main() -> None:
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            result = asyncio.run(measure(arguments, url, process.pid))
+            result = asyncio.run(measure(arguments, samples, url, process.pid))
             process.send_signal(signal.SIGTERM)
             result["exit_code"] = process.wait(60)
         finally:
             process.kill()
-    result = {"command": " ".join(["python", *sys.argv]), **result, **environment()}
+    counts = {"sessions": len(samples), "tokens": arguments.tokens, "samples_passed_over": passed_over}
+    result = {"command": " ".join(["python", *sys.argv]), **counts, **result, **environment()}
     text = json.dumps(result, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n")
