@@ -20,7 +20,11 @@ from helpers import (
 from infini_attention import InfiniState
 from infini_attention.state import Memory
 
-pytestmark = [pytest.mark.parametrize("rule", RULES), pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = [
+    pytest.mark.parametrize("rule", RULES),
+    pytest.mark.parametrize("backend", BACKENDS),
+    pytest.mark.parametrize("overlap", [0, 3]),
+]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, FLOAT64), (torch.float32, FLOAT32)])
