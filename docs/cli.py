@@ -1,9 +1,10 @@
 """Writes docs/cli.md: every command's --help. Run by `make docs`; a test compares the file with what it would write."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from infini_attention.cli.app import app
 
 COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "serve", "inspect", "report", "adapt")
 COMMANDS += ("train", "session ls", "session show", "session fork", "session rewind", "session verify", "session rm")
@@ -16,9 +17,8 @@ def page() -> str:
     """The whole page."""
     parts = ["# The command line\n\nWritten by `make docs`.\n"]
     for command in COMMANDS:
-        arguments = [sys.executable, "-m", "infini_attention.cli", *command.split(), "--help"]
-        environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        arguments = [*command.split(), "--help"]
+        done = CliRunner().invoke(app, arguments, prog_name="infini", terminal_width=100, catch_exceptions=False)
         text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
         parts.append(f"## infini {command}".rstrip() + f"\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
