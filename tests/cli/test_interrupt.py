@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,9 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def start(*args, **options):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*INFINI, *map(str, args), "--json"], env=ONE_THREAD, **pipes, **options)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in the background of a shell ignore Ctrl-C
+    command = [*INFINI, *map(str, args), "--json"]
+    return subprocess.Popen(command, env=ONE_THREAD, preexec_fn=heard, **pipes, **options)
 
 
 def finish(process):

@@ -126,7 +126,7 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
         """See `segment_rotations`; they are made once."""
         weight = self.get_input_embeddings().weight
         settings = self.config.infini_settings
-        key = (settings.overlap + settings.segment_size, weight.dtype, weight.device)
+        key = (settings.overlap, settings.segment_size, weight.dtype, weight.device)
         if getattr(self, "_rotations_key", None) != key:
             self._rotations_made = segment_rotations(self, weight)
             self._rotations_key = key

@@ -111,7 +111,7 @@ def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Rotation]:
     if family.learned_positions:
         return {}
     settings = base.config.infini_settings
-    positions = torch.arange(settings.overlap + settings.segment_size, device=like.device)[None]
+    positions = torch.arange(-settings.overlap, settings.segment_size, device=like.device)[None]
     types = sorted(set(base.config.layer_types)) if family.rotation_by_layer_type else [None]
     rotations: dict[str | None, Rotation] = {}
     with torch.inference_mode(False):  # a table made in inference mode would be of no use to training

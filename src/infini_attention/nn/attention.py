@@ -70,7 +70,9 @@ class InfiniAttention(nn.Module):
         self.memory = InfiniMemory(hidden_size, num_heads, num_kv_heads, head_dim, head_dim, settings)
         self.cos: Tensor | None
         self.sin: Tensor | None
-        cos, sin = (None, None) if rope_theta is None else rotary_table(overlap + segment_size, head_dim, rope_theta)
+        cos, sin = (
+            (None, None) if rope_theta is None else rotary_table(range(-overlap, segment_size), head_dim, rope_theta)
+        )
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -105,8 +107,8 @@ class InfiniAttention(nn.Module):
         return self.o_proj(out.flatten(2)), state
 
 
-def rotary_table(positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin `[N, K]` of the rotate-half convention (arXiv 2104.09864) for the first N positions."""
+def rotary_table(positions: range, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin `[N, K]` of the rotate-half convention (arXiv 2104.09864) for N positions."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies).repeat(1, 2)
+    angles = torch.outer(torch.tensor(positions, dtype=torch.float32), frequencies).repeat(1, 2)
     return angles.cos(), angles.sin()

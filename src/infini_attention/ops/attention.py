@@ -49,8 +49,8 @@ def infini_attention(
         beta: `[B, T, G]` in (0, 1), how strongly each token is written (gated_delta; None means 1).
         log_decay: `[B, T, G]`, at most 0, the logarithm of how much of the memory each token keeps (None means 0).
         norm_weight: `[V]`, the weight of the RMSNorm on what gated_delta reads (None means 1).
-        rotary: (cos, sin), each `[W + C, R]` for the positions 0..W+C-1, R <= K; rotate-half convention. Positions
-            restart in each segment, after those of the overlap (W), and the memory sees none.
+        rotary: (cos, sin), each `[W + C, R]` for the positions -W..C-1, R <= K; rotate-half convention. Positions
+            restart in each segment (those of the overlap, W, are negative), and the memory sees none.
         state: what the previous call returned; None starts a stream.
         padding_mask: `[B, T]` bool, True for real tokens. A padded token is neither written nor read, its output is 0,
             and each row's segments start at its first real token.

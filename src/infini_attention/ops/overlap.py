@@ -1,6 +1,6 @@
 """The last tokens of a segment, which the next one still sees: their keys and values stand in front of its own.
 
-The slots of the overlap are -W..-1, those of the segment 0..C-1; the rotation of slot s is that of position W + s.
+The slots of the overlap are -W..-1, those of the segment 0..C-1; row W + s of the rotation's tables is that of slot s.
 """
 
 import torch

@@ -43,7 +43,7 @@ class _Stream:
     z: Tensor | None
     keys: list[Tensor]
     values: list[Tensor]
-    overlap_keys: list[Tensor]  # of the segment before, rotated to the positions 0..W-1
+    overlap_keys: list[Tensor]  # of the segment before, rotated for the places in front of this one
     overlap_values: list[Tensor]
     tokens_seen: int
 
@@ -165,7 +165,7 @@ def _commit(stream: _Stream) -> None:
     overlap, rotary = stream.inputs.overlap, stream.inputs.rotary
     last = slice(len(stream.keys) - overlap, None)
     stream.overlap_keys, stream.overlap_values = stream.keys[last], stream.values[last]
-    if rotary is not None:  # what stood at position C + i now stands at i
+    if rotary is not None:  # what stood in row C + i of the tables now stands in row i
         size = stream.inputs.segment_size
         cos, sin = rotary
         stream.overlap_keys = [
