@@ -69,9 +69,8 @@ def infini_attention(
 
     Raises:
         ShapeError: tensors that do not fit together.
-        ConfigError: an unknown rule, a segment size or window below 1, a softcap that is not above 0,
-            an overlap that is no part of a segment, or arguments
-            that the rule does not have.
+        ConfigError: an unknown rule, a segment size or window below 1, a softcap that is not above 0, an
+            overlap longer than a segment, or arguments that the rule does not have.
         BackendError: a backend that is unknown or cannot run these inputs.
     """
     inputs = check_inputs(
