@@ -39,9 +39,10 @@ format: $(STAMP) ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-docs: $(STAMP) ## write docs/cli.md and docs/families.md anew
+docs: $(STAMP) ## write docs/cli.md, docs/families.md and docs/performance.md anew
 	$(BIN)/python docs/cli.py
 	$(BIN)/python docs/families.py
+	$(BIN)/python docs/performance.py
 
 peers: $(STAMP) ## add the implementations that benchmarks compare with
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'], sep='\n')" > .venv/peers.txt

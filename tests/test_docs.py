@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page):
         assert "://" in target or (ROOT / page).parent.joinpath(target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["cli", "families"])
+@pytest.mark.parametrize("name", ["cli", "families", "performance"])
 def test_the_written_pages_are_up_to_date(name):
     spec = importlib.util.spec_from_file_location(f"{name}_page", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -10,6 +10,7 @@ import infini_attention
 COMMANDS = (
     "adapt",
     "ask",
+    "bench",
     "chat",
     "convert",
     "demo",

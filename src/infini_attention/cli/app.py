@@ -10,6 +10,7 @@ from infini_attention import __version__
 from infini_attention.cli import (
     adapt,
     ask,
+    bench,
     chat,
     convert,
     demo,
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, pull, convert, read, ask, chat, generate, serve, inspect, report, adapt, train):
+for _module in (demo, pull, convert, read, ask, chat, generate, serve, inspect, report, adapt, train, bench):
     app.command(_module.NAME)(_module.run)
 for _group in (session, eval):
     app.add_typer(_group.app, name=_group.NAME)

@@ -92,10 +92,7 @@ class ModelOptions:
         from infini_attention.models import load_model, load_tokenizer
         from infini_attention.models.loading import load_base
 
-        try:
-            torch.empty(1, device=self.device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+        check_device(self.device)
         settings |= self.settings
         if self.full_attention and (settings or self.adapter):
             names = [*settings, "adapter"] if self.adapter else settings
@@ -124,6 +121,16 @@ class ModelOptions:
         if found is None:
             return ""
         return SHIPPED if self.adapter is None else str(found.resolve())
+
+
+def check_device(device: str) -> None:
+    """Raises `ConfigError` where torch cannot use it here."""
+    import torch
+
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
 
 
 def open_session(options: ModelOptions, path: Path | None) -> "Session":
