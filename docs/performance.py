@@ -6,6 +6,7 @@ Run by `make docs`; tests compare the page with what it would write, and the pic
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,15 @@ is named. `--profile FILE` adds a trace of ours in the first case, to be opened 
 - The peer `none` is the same model with local attention alone: what the memory costs. `full-attention` is the same
   model with sdpa and a `DynamicCache`, `sliding-window` has a window of one segment, `by-segment` reads each segment
   alone. The others are set for speed, and matched in size as closely as their options allow.
-- Weights are random. `smollm2-135m` and `builtin` are those models' shapes; the others have a vocabulary of bytes.
+- Weights are random. `smollm2-135m` and `builtin` are those models' shapes.
+
+| shape | width | layers | heads | key/value heads | head size | feed-forward | segment | vocabulary |
+|---|---|---|---|---|---|---|---|---|
+{shapes}
+
+The other packages, which `make peers` installs:
+
+{packages}
 """
 
 NOTHING = """
@@ -57,14 +66,24 @@ There are none yet.
 
 def page(folder: Path = RESULTS) -> str:
     """The whole page."""
-    parts = [HEAD.format(commands="\n".join(command(name) for name in BENCHES))]
-    found = results(folder)
+    parts, found = [head()], results(folder)
     if not rows(found):
         parts.append(NOTHING)
     else:
         parts.append(f"\n## Results\n\n![speed beside the limit and beside peers]({PICTURE.name})\n")
     parts += ["\n".join(section(name, result)) + "\n" for name, result in found.items()]
     return "".join(parts)
+
+
+def head() -> str:
+    """What the code says of itself."""
+    from infini_attention.benchmark.lineup import OF_PACKAGES
+    from infini_attention.benchmark.sizes import SHAPES
+
+    shapes = (f"| {name} | {' | '.join(str(size) for size in astuple(sizes)[:8])} |" for name, sizes in SHAPES.items())
+    packages = (f"- `{name}`: {build.__doc__}" for name, build in OF_PACKAGES.items())
+    commands = map(command, BENCHES)
+    return HEAD.format(commands="\n".join(commands), shapes="\n".join(shapes), packages="\n".join(packages))
 
 
 def command(bench: str) -> str:

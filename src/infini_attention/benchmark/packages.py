@@ -59,7 +59,7 @@ class Segmented(Module):
 
 
 class InfiniTransformer(Segmented):
-    """infini-transformer-pytorch; trained through two segments, as its wrapper does."""
+    """Infini-attention with the delta rule; trained through two segments at a time, as its wrapper does."""
 
     def __init__(self, sizes: Sizes) -> None:
         package = import_module("infini_transformer_pytorch")
@@ -91,7 +91,7 @@ class InfiniTransformer(Segmented):
 
 
 class TransformerXL(Segmented):
-    """x-transformers with the memory of Transformer-XL, one segment long."""
+    """Transformer-XL, with a memory of one segment and fused attention; its wrapper detaches the memory."""
 
     def __init__(self, sizes: Sizes) -> None:
         package = import_module("x_transformers")
@@ -130,7 +130,7 @@ class TransformerXL(Segmented):
 
 
 class RecurrentMemory(Segmented):
-    """recurrent-memory-transformer-pytorch, without the memory of Transformer-XL; it decodes without a cache."""
+    """Memory tokens from segment to segment, without a memory of Transformer-XL; it decodes without a cache."""
 
     def __init__(self, sizes: Sizes) -> None:
         package = import_module("recurrent_memory_transformer_pytorch")
@@ -163,7 +163,7 @@ class RecurrentMemory(Segmented):
 
 
 class Memorizing(Module):
-    """memorizing-transformers-pytorch: Transformer-XL's memory, and a search among all older tokens in one layer."""
+    """Transformer-XL, and in one layer a search among all older tokens; one key/value head; memories are detached."""
 
     def __init__(self, sizes: Sizes) -> None:
         package = import_module("memorizing_transformers_pytorch")
@@ -206,7 +206,7 @@ class Memorizing(Module):
 
 
 class Titans(Module):
-    """titans-pytorch, memory as context, with a neural memory in one layer (in all, it would have twice our size)."""
+    """Memory as context, with a neural memory in one layer: in all of them it would have far more parameters."""
 
     def __init__(self, sizes: Sizes) -> None:
         package = import_module("titans_pytorch")
@@ -226,14 +226,21 @@ class Titans(Module):
         super().__init__(model)
 
     def prefill(self, ids: Tensor) -> Any:
-        return ids, self.model(ids, return_cache=True)[1]
+        return ids, self.model(ids, return_cache=True)[1], (0, None)
 
     def decode(self, stream: Any, token: Tensor) -> Any:
-        ids, cache = stream
+        ids, cache, (room, positions) = stream
         ids, logits = torch.cat((ids, token), 1), None
+        if ids.shape[1] > room:  # once for many tokens, as its own sampling does
+            room = 2 * ids.shape[1]
+            length = self.model.seq_len_with_longterm_mem(room)
+            axes = self.model.axial_pos_emb.maybe_derive_outer_dim(length, (self.model.neural_memory_segment_len,))
+            positions = self.model.axial_pos_emb(axes, return_factorized=True)
         while logits is None:  # its own tokens at the border of two segments come first
-            logits, cache = self.model(ids, cache=cache, return_cache=True, disable_flex_attn=True)
-        return ids, cache
+            logits, cache = self.model(
+                ids, cache=cache, return_cache=True, disable_flex_attn=True, factorized_pos_emb=positions
+            )
+        return ids, cache, (room, positions)
 
     def backward(self, ids: Tensor) -> None:
         self.model(ids, return_loss=True).backward()
