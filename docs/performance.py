@@ -46,7 +46,8 @@ is named. `--profile FILE` adds a trace of ours in the first case, to be opened 
 - The peer `none` is the same model with local attention alone: what the memory costs. `full-attention` is the same
   model with sdpa and a `DynamicCache`, `sliding-window` has a window of one segment, `by-segment` reads each segment
   alone. The others are set for speed, and matched in size as closely as their options allow.
-- Weights are random. `smollm2-135m` and `builtin` are those models' shapes.
+- Weights are random. `smollm2-135m` and `builtin` are those models' shapes; `builtin`
+  alone has an overlap, as that model does.
 
 | shape | width | layers | heads | key/value heads | head size | feed-forward | segment | vocabulary |
 |---|---|---|---|---|---|---|---|---|

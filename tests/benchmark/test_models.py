@@ -14,7 +14,18 @@ from infini_attention.benchmark.sizes import SHAPES, Sizes, named_shapes
 from infini_attention.errors import ConfigError
 from infini_attention.models.known import builtin_path
 
-SIZES = Sizes(width=16, layers=2, heads=4, kv_heads=2, head_dim=4, intermediate=20, segment=8, vocabulary=11)
+SIZES = Sizes(
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    intermediate=20,
+    segment=8,
+    vocabulary=11,
+    tied=True,
+    memory={"rank": 0, "overlap": 4, "layers": [1]},
+)
 IDS = torch.randint(1, 11, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -101,7 +112,8 @@ def test_the_shape_of_the_builtin_model_is_its_own():
         config["vocab_size"],
     )
     memory = config["infini"]
-    assert (sizes.segment, sizes.rank, sizes.decay) == (memory["segment_size"], memory["rank"], memory["decay"])
+    assert (sizes.segment, sizes.tied) == (memory["segment_size"], config["tie_word_embeddings"])
+    assert sizes.memory == {name: memory[name] for name in ("rank", "decay", "beta_floor", "overlap", "layers")}
 
 
 def test_an_unknown_shape_is_named():

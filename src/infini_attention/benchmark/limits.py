@@ -22,8 +22,9 @@ ROWS = 4096  # tokens of one product, so that a long text does not fill the memo
 class Products:
     """The matrix products of a model over `batch` texts of `tokens` tokens: every weight's, and attention's own two.
 
-    A causal triangle of C tokens is counted as a rectangle of C by C / 2. Training has three products for one: the
-    gradients of both factors come in addition. (Attention that keeps no scores computes a fourth; it is not needed.)
+    A causal triangle of C tokens is counted as a rectangle of C by C / 2, with the overlap's columns in front of it.
+    Training has three products for one: the gradients of both factors come in addition. (Attention that keeps no scores
+    computes a fourth; it is not needed.)
 
     Attributes:
         weights: matrices `[out, in]`; the model's own, for which one is in a cache matters.
@@ -57,8 +58,8 @@ class Products:
 
     @property
     def seen(self) -> int:
-        """Tokens that one of a segment sees, on average."""
-        return (self.sizes.segment + 1) // 2
+        """Tokens that one of a segment sees, on average: half of it, and the overlap."""
+        return (self.sizes.segment + 1) // 2 + self.sizes.overlap
 
     @torch.no_grad()
     def prepare(self, device: str) -> Callable[[], None]:

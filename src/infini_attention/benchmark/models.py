@@ -53,8 +53,7 @@ def base_model(sizes: Sizes, device: str) -> LlamaForCausalLM:
 
 def ours(base: LlamaForCausalLM, sizes: Sizes, rule: Rule, chunk: int = CHUNK) -> Model:
     """The twin, with a chunk of whole segments."""
-    rank = 0 if rule == "none" else sizes.rank
-    twin = convert(base, segment_size=sizes.segment, rule=rule, rank=rank, decay=sizes.decay)
+    twin = convert(base, segment_size=sizes.segment, rule=rule, **sizes.memory)
     return Model(twin, max(1, chunk // sizes.segment) * sizes.segment)
 
 
@@ -87,6 +86,7 @@ def sliding_window(base: LlamaForCausalLM, sizes: Sizes) -> Model:
     with torch.device("meta"):
         model = MistralForCausalLM(config)
     model.load_state_dict(base.state_dict(), assign=True)
+    model.tie_weights()
     model.model.rotary_emb = base.model.rotary_emb  # its buffers are not part of the state
     return Model(model.eval().requires_grad_())
 
@@ -104,6 +104,6 @@ def _entries(sizes: Sizes) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": sizes.tied,
         "attn_implementation": "sdpa",
     }

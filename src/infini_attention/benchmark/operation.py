@@ -20,7 +20,7 @@ class Operation(Contender):
 
     def __init__(self, sizes: Sizes, rule: Rule, device: str) -> None:
         self.sizes, self.rule, self.device = sizes, rule, device
-        cos, sin = rotary_table(sizes.segment, sizes.head_dim, 10000.0)
+        cos, sin = rotary_table(range(-sizes.overlap, sizes.segment), sizes.head_dim, 10000.0)
         self.rotary = cos.to(device), sin.to(device)
         self.made: dict[torch.Size, dict[str, Any]] = {}
 
@@ -39,6 +39,7 @@ class Operation(Contender):
         return infini_attention(
             **self._tensors(ids.shape),
             segment_size=self.sizes.segment,
+            overlap=self.sizes.overlap,
             rule=self.rule,
             rotary=self.rotary,
             state=state,
@@ -57,7 +58,7 @@ class Operation(Contender):
             if self.rule == "gated_delta":
                 tensors |= {"gate": normal(sizes.heads), "beta": normal(sizes.kv_heads).sigmoid()}
                 tensors["norm_weight"] = torch.ones(sizes.head_dim, device=self.device)
-                if sizes.decay:
+                if sizes.memory.get("decay", True):
                     tensors["log_decay"] = -0.001 * normal(sizes.kv_heads).abs()
             self.made[shape] = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
         return self.made[shape]
