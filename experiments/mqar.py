@@ -192,7 +192,7 @@ class Attention(nn.Module):
             self.gate_write = nn.Linear(width, heads)
             nn.init.zeros_(self.gate_write.weight)  # 0.5, where beta starts too: at first nothing is different
             nn.init.zeros_(self.gate_write.bias)
-        cos, sin = rotary_table(settings.segment_size, settings.head_dim, 10000.0)
+        cos, sin = rotary_table(range(settings.segment_size), settings.head_dim, 10000.0)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
