@@ -56,6 +56,7 @@ def test_keys(run_json, model_dir):
     )
     assert [(cell["keys"], cell["answers"]) for cell in result["cells"]] == [(1, 1), (4, 4)]
     assert (result["keys"], result["rewritten"], result["lengths"]) == ([1, 4], 1, [1024])
+    assert [row["length"] for row in result["capacity"]] == [1024]
 
 
 def test_a_book(run_json, model_dir, text):

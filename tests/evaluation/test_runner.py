@@ -9,7 +9,7 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.keys import KeysTask
+from infini_attention.evaluation.keys import KeysTask, summarize_keys
 from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.summary import summarize
@@ -153,6 +153,18 @@ class TestKeys:
             (8, 5, 2, 10),
         ]
         assert all(record["exact"] == 1 for record in records)
+
+    def test_capacity_is_what_is_held_where_that_is_most(self):
+        shares = {(1024, 1): 1.0, (1024, 4): 0.75, (1024, 16): 0.125, (2048, 1): 0.5}
+        records = [
+            {"length": length, "keys": keys, "exact": share, "hits": int(16 * share), "answers": 16, "samples": 1}
+            | {"outside_window": 16, "memory": "on", "state_bytes": 4000, "seconds": 0.0}
+            for (length, keys), share in shares.items()
+        ]
+        assert summarize_keys(records, "keys")["capacity"] == [
+            {"length": 1024, "of": 4, "keys": 3.0, "keys_per_kilobyte": 0.75},
+            {"length": 2048, "of": 1, "keys": 0.5, "keys_per_kilobyte": 0.125},
+        ]
 
     def test_no_name_is_one_of_training(self, tokenizer, filler):
         task = KeysTask(tokenizer, filler, (9216,), keys=(64,), questions=64, samples=1)

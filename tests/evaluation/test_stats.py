@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from infini_attention.evaluation.stats import batch_means, standard_error, wilson_interval
+from infini_attention.evaluation.stats import batch_means, standard_error, wilson_interval, wilson_interval_of_mean
 
 # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3.
 KNOWN = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)]
@@ -25,6 +25,22 @@ def test_all_hits_end_at_exactly_one():
 def test_what_is_no_share(hits, trials):
     with pytest.raises(ValueError, match="expected 0 <= hits <= trials"):
         wilson_interval(hits, trials)
+
+
+class TestIntervalOfMean:
+    def test_cells_of_one_size_are_all_trials_together(self):
+        assert wilson_interval_of_mean([(20, 20), (13, 20), (0, 20)]) == pytest.approx(wilson_interval(33, 60))
+
+    def test_a_large_cell_counts_as_one_cell(self):
+        low, high = wilson_interval_of_mean([(1000, 1000), (0, 10)])
+        pooled, few = wilson_interval(505, 1010), wilson_interval(5, 10)
+        assert (low + high) / 2 == pytest.approx(0.5)
+        assert 4 * (pooled[1] - pooled[0]) < high - low < 0.7 * (few[1] - few[0])  # ten trials decide one half of it
+
+    @pytest.mark.parametrize("cells", [[], [(3, 3), (0, 0)]])
+    def test_what_is_no_mean(self, cells):
+        with pytest.raises(ValueError, match="expected cells with at least one trial each"):
+            wilson_interval_of_mean(cells)
 
 
 class TestBatchMeans:

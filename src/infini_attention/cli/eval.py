@@ -1,6 +1,6 @@
 """infini eval: what a model remembers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ from infini_attention.cli.eval_options import (
     Seed,
     Switch,
 )
-from infini_attention.cli.evaluating import FullAttention, Request
+from infini_attention.cli.evaluating import FullAttention, Request, lines_by_length
 
 NAME = "eval"
 
@@ -103,20 +103,24 @@ def keys(
 ) -> None:
     """Ask for the keys of several people.
 
-    A cell is one length and one number of keys; only exact answers count. The names are none of training's.
+    A cell is one length and one number of keys; only exact answers count. The names are none of training's. The
+    capacity is how many of all keys come back, where that is most, and that per kilobyte of state.
     """
     sizes, counts = parse_lengths(lengths), parse_counts("--keys", keys)
     options = common.ModelOptions(model, segment_size, rule, dtype, device, full_attention, adapter)
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
     request.check(memory=memory is Switch.on)
 
-    from infini_attention.evaluation.keys import KeysTask
+    from infini_attention.evaluation.keys import AXIS, KeysTask, summarize_keys
 
     twin, tokenizer = request.open_model()
     filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on
     task = KeysTask(tokenizer, filler, sizes, counts, questions, rewritten, samples, seed, with_memory)
-    result = request.run(task, twin, axis="keys", keys=list(counts), questions=questions, rewritten=rewritten)
-    request.emit(result, as_json=as_json)
+    settings: dict[str, Any] = {"keys": list(counts), "questions": questions, "rewritten": rewritten}
+    result = request.run(task, twin, axis=AXIS, summarize=summarize_keys, **settings)
+    held = "{length:>12,} tokens: {keys:.1f} of {of} keys held, {keys_per_kilobyte:.3f} per kB of state"
+    lines = [*lines_by_length(result), *(held.format(**row) for row in result["capacity"])]
+    request.emit(result, as_json=as_json, lines=lines)
 
 
 for _name, _command in (

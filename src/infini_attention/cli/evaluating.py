@@ -216,7 +216,7 @@ class Request:
         worst = result["worst_cell"].items()
         shown["worst_cell"] = ", ".join(f"{name} {_short(value)}" for name, value in worst)
         common.emit(shown, as_json=False)
-        for line in _by_length(result) if lines is None else lines:
+        for line in lines_by_length(result) if lines is None else lines:
             print(line)
 
 
@@ -225,7 +225,8 @@ def with_interval(cell: "Record") -> str:
     return "{:.1%} ({:.0f} to {:.0f})".format(cell["exact"], *(100 * border for border in cell["interval"]))
 
 
-def _by_length(result: "Record") -> Iterable[str]:
+def lines_by_length(result: "Record") -> Iterable[str]:
+    """The share of right answers, and the worst cell, of each length."""
     for length in result["lengths"]:
         exact = [cell["exact"] for cell in result["cells"] if cell["length"] == length]
         yield f"{length:>12,} tokens: {sum(exact) / len(exact):7.2%} exact, worst cell {min(exact):7.2%}"

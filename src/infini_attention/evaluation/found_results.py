@@ -8,7 +8,7 @@ from pathlib import Path
 from infini_attention.errors import InputError
 from infini_attention.evaluation import inspection, passkey, perplexity
 from infini_attention.evaluation.journal import Record
-from infini_attention.evaluation.stats import wilson_interval
+from infini_attention.evaluation.stats import wilson_interval_of_mean
 from infini_attention.evaluation.task_rows import NEEDED, TASKS, sort_tasks
 from infini_attention.monitor.file import FORMAT, read_recording
 
@@ -63,7 +63,7 @@ def merge_cells(results: Sequence[Record]) -> list[Record]:
 
     Returns:
         haystack, memory and needle; cells, each with length, depth, exact, hits and answers; answers (of all), accuracy
-        (the mean over cells), interval (Wilson, 95 %, over all answers), worst_cell, outside_window_share, files.
+        (the mean over cells), interval (of that mean, Wilson, 95 %), worst_cell, outside_window_share, files.
     """
     groups: dict[tuple[object, ...], list[Record]] = {}
     for result in results:
@@ -83,12 +83,12 @@ def _merged(results: Sequence[Record]) -> Record:
         {"length": length, "depth": depth, "exact": hits / answers, "hits": hits, "answers": answers}
         for (length, depth), (hits, answers, _) in sorted(counts.items())
     ]
-    hits, answers, outside = (sum(column) for column in zip(*counts.values(), strict=True))
+    _, answers, outside = (sum(column) for column in zip(*counts.values(), strict=True))
     return {
         "cells": cells,
         "answers": answers,
         "accuracy": sum(cell["exact"] for cell in cells) / len(cells),
-        "interval": list(wilson_interval(hits, answers)),
+        "interval": list(wilson_interval_of_mean([(hits, answers) for hits, answers, _ in counts.values()])),
         "worst_cell": min(cells, key=lambda cell: cell["exact"]),
         "outside_window_share": outside / answers,
         "files": [result["file"] for result in results if "file" in result],

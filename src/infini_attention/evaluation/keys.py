@@ -10,10 +10,13 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TEST_NAMES
 from infini_attention.data.recall import RecallSample, named_keys
 from infini_attention.data.seeds import evaluation_rng
+from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.passkey import check_counts
 from infini_attention.evaluation.recall import Outcome, recall
 from infini_attention.evaluation.stream import Stream
+from infini_attention.evaluation.summary import summarize
 
+AXIS = "keys"
 PROTOCOL = 1
 
 
@@ -52,7 +55,7 @@ class KeysTask:
             {"length": length, "keys": keys} for length in sorted(set(self.lengths)) for keys in sorted(set(self.keys))
         ]
 
-    def key(self, cell: dict[str, Any]) -> dict[str, Any]:
+    def key(self, cell: dict[str, Any]) -> Record:
         return {
             "task": self.name,
             "protocol": PROTOCOL,
@@ -76,3 +79,24 @@ class KeysTask:
 
     def _counts(self, keys: int) -> dict[str, int]:
         return {"questions": min(self.questions, keys), "rewritten": min(self.rewritten, keys)}
+
+
+def summarize_keys(records: Sequence[Record], axis: str) -> Record:
+    """`summarize`, with how much the memory holds.
+
+    Returns:
+        as `summarize`, with capacity: for each length, the keys that can be recalled at once (the share of right
+        answers times the number of people, where that is most), and these per kilobyte (1,000 bytes) of state.
+    """
+    capacity = []
+    for length in sorted({record["length"] for record in records}):
+        most = max((record for record in records if record["length"] == length), key=_held)
+        held = _held(most)
+        capacity.append(
+            {"length": length, "of": most[axis], "keys": held, "keys_per_kilobyte": 1000 * held / most["state_bytes"]}
+        )
+    return summarize(records, axis) | {"capacity": capacity}
+
+
+def _held(record: Record) -> float:
+    return float(record["exact"] * record[AXIS])

@@ -2,14 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
 Z95 = 1.959963984540054  # of the standard normal distribution, two-sided 95 %
 
 
-def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+def wilson_interval(hits: float, trials: float) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927). Unlike the textbook one, it has a width even when all were hits.
 
     Raises:
@@ -22,6 +22,21 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     half = Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     low = 0.0 if hits == 0 else centre - half  # rounding would leave 1e-17
     return low, 1.0 if hits == trials else centre + half
+
+
+def wilson_interval_of_mean(cells: Collection[tuple[int, int]]) -> tuple[float, float]:
+    """The 95 % interval of a mean over cells, each (hits, trials) with a share of its own, however many trials it has.
+
+    Wilson's interval at the number of trials that would leave one share as uncertain as this mean is where all cells
+    have the same share: `C^2 / sum(1 / trials)` for C cells. For cells of one size it is that of all trials together.
+
+    Raises:
+        ValueError: as `wilson_interval`.
+    """
+    if not cells or not all(trials for _, trials in cells):
+        raise ValueError(f"expected cells with at least one trial each; got {list(cells)}")
+    trials = len(cells) ** 2 / sum(1 / trials for _, trials in cells)
+    return wilson_interval(trials * sum(hits / of for hits, of in cells) / len(cells), trials)
 
 
 def standard_error(values: Sequence[float]) -> float | None:
