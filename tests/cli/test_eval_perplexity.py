@@ -49,7 +49,7 @@ def test_it_goes_on_where_it_was(evaluate, text, tmp_path, monkeypatch):
     off = evaluate("--file", text, "--out", tmp_path, "--memory", "off")
     first = evaluate("--file", text, "--out", tmp_path)
     assert first["memory"]["off"] == off["memory"]["off"]
-    monkeypatch.setattr("infini_attention.evaluation.perplexity.token_losses", None)
+    monkeypatch.setattr("infini_attention.evaluation.perplexity.task.token_losses", None)
     assert evaluate("--file", text, "--out", tmp_path) == first
     assert len((tmp_path / "perplexity.jsonl").read_text().splitlines()) == 2
     assert {path.name for path in tmp_path.glob("p*")} == {
@@ -94,7 +94,7 @@ def test_an_interrupt(run_cli, model_dir, text, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("infini_attention.evaluation.perplexity.token_losses", interrupted)
+    monkeypatch.setattr("infini_attention.evaluation.perplexity.task.token_losses", interrupted)
     assert run_cli("eval", "perplexity", "-m", model_dir, "--file", text).code == 130
 
 

@@ -11,7 +11,7 @@ from infini_attention.data.novel import book_path
 from infini_attention.data.recall import passkey
 from infini_attention.data.seeds import evaluation_rng, training_rng
 from infini_attention.evaluation.demo import HiddenKey, as_text, figures, hide_key, measure_map, read_and_ask
-from infini_attention.evaluation.demo_page import excerpt, verdict
+from infini_attention.evaluation.report.demo_page import excerpt, verdict
 from tiny import infini_model
 
 TOKENS = 40_000  # read in twenty pieces

@@ -13,17 +13,17 @@ from infini_attention.data.recall import RecallSample, passkey
 from infini_attention.data.vocabulary import byte_tokenizer
 from infini_attention.errors import ConfigError, ModelError
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.losses import plain_losses
-from infini_attention.evaluation.passkey import PasskeyTask
-from infini_attention.evaluation.perplexity import BLOCK_TOKENS, measure
-from infini_attention.evaluation.perplexity_curve import position_figure
-from infini_attention.evaluation.perplexity_figures import summarize as summarize_perplexity
+from infini_attention.evaluation.perplexity.figures import summarize as summarize_perplexity
+from infini_attention.evaluation.perplexity.losses import plain_losses
+from infini_attention.evaluation.perplexity.task import BLOCK_TOKENS, measure
+from infini_attention.evaluation.perplexity.texts import Text
 from infini_attention.evaluation.plain import PlainStream
-from infini_attention.evaluation.report import recall_figure
+from infini_attention.evaluation.report.heat_map import recall_figure
+from infini_attention.evaluation.report.loss_curve import position_figure
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.stream import Subject, subject_of
 from infini_attention.evaluation.summary import summarize
-from infini_attention.evaluation.texts import Text
+from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from tiny import base_model, book, infini_model
 
 BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers of each, bytes of each

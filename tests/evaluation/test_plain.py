@@ -15,12 +15,12 @@ from helpers import FLOAT32, assert_close
 from infini_attention.data.haystack import Haystack
 from infini_attention.errors import ConfigError, ModelError
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.losses import plain_losses
-from infini_attention.evaluation.passkey import PasskeyTask
+from infini_attention.evaluation.perplexity.losses import plain_losses
 from infini_attention.evaluation.plain import PIECE_TOKENS, PlainStream, attention_of, piece_tokens_of
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.stream import subject_of
 from infini_attention.evaluation.summary import summarize
+from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from infini_attention.models.loading import quiet_transformers
 from tiny import base_model, byte_tokenizer
 

@@ -9,10 +9,10 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.keys import KeysTask, summarize_keys
-from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.summary import summarize
+from infini_attention.evaluation.tasks.keys import KeysTask, summarize_keys
+from infini_attention.evaluation.tasks.passkey import PasskeyTask
 
 
 @pytest.fixture

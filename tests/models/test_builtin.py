@@ -6,10 +6,10 @@ import pytest
 
 from infini_attention.data.haystack import Haystack
 from infini_attention.evaluation.journal import Journal
-from infini_attention.evaluation.keys import KeysTask
-from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.stream import subject_of
+from infini_attention.evaluation.tasks.keys import KeysTask
+from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from infini_attention.models import load_model, load_tokenizer
 from infini_attention.models.known import builtin_path
 

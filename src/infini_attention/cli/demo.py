@@ -59,9 +59,10 @@ def run(
 
     from infini_attention.data.haystack import Haystack
     from infini_attention.environment import environment
-    from infini_attention.evaluation import demo, demo_page
-    from infini_attention.evaluation.page import save_page
-    from infini_attention.evaluation.report import check_matplotlib, short
+    from infini_attention.evaluation import demo
+    from infini_attention.evaluation.report import demo_page
+    from infini_attention.evaluation.report.heat_map import check_matplotlib, short
+    from infini_attention.evaluation.report.page import save_page
     from infini_attention.evaluation.stream import subject_of
     from infini_attention.models.known import BUILTIN
 

@@ -69,7 +69,7 @@ def passkey(
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
     request.check(memory=memory is Switch.on)
 
-    from infini_attention.evaluation.passkey import PasskeyTask
+    from infini_attention.evaluation.tasks.passkey import PasskeyTask
 
     twin, tokenizer = request.open_model()
     filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on
@@ -111,7 +111,7 @@ def keys(
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
     request.check(memory=memory is Switch.on)
 
-    from infini_attention.evaluation.keys import AXIS, KeysTask, summarize_keys
+    from infini_attention.evaluation.tasks.keys import AXIS, KeysTask, summarize_keys
 
     twin, tokenizer = request.open_model()
     filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on

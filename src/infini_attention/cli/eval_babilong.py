@@ -73,8 +73,8 @@ def run(
     request.check(memory=memory is Switch.on)
 
     from infini_attention.data.babi import TASKS as KNOWN
-    from infini_attention.evaluation.babilong import AXIS, BabilongTask
-    from infini_attention.evaluation.ruler import check_subtasks
+    from infini_attention.evaluation.tasks.babilong import AXIS, BabilongTask
+    from infini_attention.evaluation.tasks.ruler import check_subtasks
 
     check_subtasks(subtasks, KNOWN)
     twin, tokenizer = request.open_model()

@@ -60,7 +60,7 @@ def run(
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
     request.check(memory=memory is Switch.on)
 
-    from infini_attention.evaluation.mqar import AXIS, MqarTask, summarize_mqar
+    from infini_attention.evaluation.tasks.mqar import AXIS, MqarTask, summarize_mqar
 
     twin, tokenizer = request.open_model()
     filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on

@@ -80,9 +80,9 @@ def run(
 
     from infini_attention.environment import environment
     from infini_attention.evaluation.journal import Journal
-    from infini_attention.evaluation.perplexity import MODES, measure
-    from infini_attention.evaluation.perplexity_figures import summarize
-    from infini_attention.evaluation.texts import Text
+    from infini_attention.evaluation.perplexity.figures import summarize
+    from infini_attention.evaluation.perplexity.task import MODES, measure
+    from infini_attention.evaluation.perplexity.texts import Text
 
     journal = Journal(None if out is None else out / f"{NAME}.jsonl")
     twin, tokenizer = options.open()
@@ -115,7 +115,7 @@ def run(
 
 def _write(result: dict[str, Any], out: Path) -> None:
     """The result and its curve. A run in one mode alone has files of its own."""
-    from infini_attention.evaluation.perplexity_curve import position_curve
+    from infini_attention.evaluation.report.loss_curve import position_curve
 
     suffix = "" if result["difference"] else f"-memory-{next(iter(result['memory']))}"
     suffix = "-full-attention" if result["attention"] != "infini" else suffix

@@ -55,9 +55,14 @@ def run(
     request = Request(options, haystack.value, tuple(haystack_file or ()), out)
     request.check(memory=memory is Switch.on)
 
-    from infini_attention.evaluation.recall_pictures import save_forgetting
-    from infini_attention.evaluation.retention import RetentionTask, most_tokens, run_retention, summarize_retention
+    from infini_attention.evaluation.report.recall_pictures import save_forgetting
     from infini_attention.evaluation.stream import subject_of
+    from infini_attention.evaluation.tasks.retention import (
+        RetentionTask,
+        most_tokens,
+        run_retention,
+        summarize_retention,
+    )
 
     distances = tuple(sorted({*(1 << power for power in range(up_to.bit_length())), up_to}))
     twin, tokenizer = request.open_model()

@@ -114,7 +114,7 @@ def _measure(
 ) -> dict[str, Any]:
     sizes, asked = parse_lengths(lengths), tuple(part.strip() for part in tasks.split(","))
     from infini_attention.data.ruler_text import KINDS, NEEDLES
-    from infini_attention.evaluation.ruler import AXIS, RulerTask, check_subtasks, summarize_ruler
+    from infini_attention.evaluation.tasks.ruler import AXIS, RulerTask, check_subtasks, summarize_ruler
 
     check_subtasks(asked, NEEDLES if name == NEEDLE else KINDS)
     subtasks = tuple(each for each in KINDS if each in asked)

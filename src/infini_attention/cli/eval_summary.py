@@ -67,10 +67,10 @@ def run(
     request.check(memory=memory is Switch.on)
 
     from infini_attention.data.pairs import Columns, dataset_pairs, file_pairs
-    from infini_attention.evaluation.rouge import rouge_scorer
     from infini_attention.evaluation.stream import subject_of
-    from infini_attention.evaluation.summaries import run_summaries, summarize_summaries
-    from infini_attention.evaluation.summarizing import Summarizer
+    from infini_attention.evaluation.tasks.rouge import rouge_scorer
+    from infini_attention.evaluation.tasks.summaries import run_summaries, summarize_summaries
+    from infini_attention.evaluation.tasks.summarizing import Summarizer
 
     rouge_scorer()
     columns, name = Columns(document_column, reference_column), str(file or dataset)

@@ -125,7 +125,7 @@ class Request:
             label: what tells its files apart from those of other settings.
             settings: of the task, for the result.
         """
-        from infini_attention.evaluation.report import heat_map
+        from infini_attention.evaluation.report.heat_map import heat_map
         from infini_attention.evaluation.runner import run
         from infini_attention.evaluation.stream import subject_of
         from infini_attention.evaluation.summary import summarize as summarize_exact

@@ -65,7 +65,7 @@ def run(
         count = None if tokens is None else 0 if tokens == "0" else parse_tokens("--tokens", tokens)
         result = _of_stream(source, options, count, haystack_file or [book_path()], seed)
     if plot is not None:
-        from infini_attention.evaluation.picture_cards import save_overview
+        from infini_attention.evaluation.report.picture_cards import save_overview
 
         save_overview(result, plot)
         result["plot"] = str(plot)
@@ -80,7 +80,7 @@ def run(
 def check_plot(plot: Path | None, *, force: bool) -> None:
     """Raises `InfiniError` unless the picture can be drawn. Called before the work, not after it."""
     if plot is not None:
-        from infini_attention.evaluation.picture_cards import check_picture
+        from infini_attention.evaluation.report.picture_cards import check_picture
 
         check_picture(plot)
         common.check_output(plot, force=force)

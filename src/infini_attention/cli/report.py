@@ -19,7 +19,7 @@ from infini_attention.errors import ConfigError
 
 if TYPE_CHECKING:
     from infini_attention.evaluation.journal import Record
-    from infini_attention.evaluation.model_report import Scale
+    from infini_attention.evaluation.report.model_report import Scale
 
 NAME = "report"
 
@@ -92,9 +92,9 @@ def run(
     }
 
     from infini_attention.environment import environment
-    from infini_attention.evaluation.model_page import model_page, verdict
-    from infini_attention.evaluation.model_report import Scale
-    from infini_attention.evaluation.page import save_page
+    from infini_attention.evaluation.report.model_page import model_page, verdict
+    from infini_attention.evaluation.report.model_report import Scale
+    from infini_attention.evaluation.report.page import save_page
 
     options = common.ModelOptions("", segment_size, rule, dtype, device, adapter=adapter)
 
@@ -127,9 +127,9 @@ def _report(
     """What a page shows of one model; what is measured for it is said on stderr."""
     from infini_attention.data.haystack import Haystack
     from infini_attention.data.novel import BOOK
-    from infini_attention.evaluation.found_results import find_results
-    from infini_attention.evaluation.model_report import report_on
-    from infini_attention.evaluation.texts import Text
+    from infini_attention.evaluation.perplexity.texts import Text
+    from infini_attention.evaluation.report.found_results import find_results
+    from infini_attention.evaluation.report.model_report import report_on
     from infini_attention.models.fingerprint import fingerprint
 
     model, tokenizer = options.open()

@@ -12,9 +12,9 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.recall import RecallSample, passkey
 from infini_attention.data.seeds import evaluation_rng
 from infini_attention.evaluation.journal import Journal, Record
-from infini_attention.evaluation.passkey import PasskeyTask
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.stream import Stream, Subject
+from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from infini_attention.evaluation.writing import write
 from infini_attention.models.states import full_kv_bytes
 

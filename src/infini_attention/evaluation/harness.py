@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infini_attention.errors import ConfigError, InfiniError
-from infini_attention.evaluation.losses import plain_losses, token_losses
+from infini_attention.evaluation.perplexity.losses import plain_losses, token_losses
 from infini_attention.evaluation.stream import Stream, is_infini_model, read_span, subject_of
 from infini_attention.evaluation.writing import write
 from infini_attention.models import InfiniCache, load_model, load_tokenizer

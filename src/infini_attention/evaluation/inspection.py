@@ -8,8 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from infini_attention.data.haystack import Haystack
 from infini_attention.errors import ConfigError
 from infini_attention.evaluation.journal import Record
-from infini_attention.evaluation.planted import plant_and_ask
 from infini_attention.evaluation.stream import ModelStream
+from infini_attention.evaluation.tasks.planted import plant_and_ask
 from infini_attention.models import InfiniCache
 from infini_attention.monitor import Collector, retention, six_metrics, stream_figures
 from infini_attention.monitor.file import Recording, about_model

@@ -1,0 +1,1 @@
+"""How well whole texts are predicted, with the memory and without it."""
