@@ -22,7 +22,7 @@ steps = 2
 @pytest.fixture
 def recipe_of(run_cli, tmp_path, monkeypatch):
     """`recipe_of(*options)` gives the recipe that a command would train by, its folder, and what stands on stderr."""
-    from infini_attention.cli import training
+    from infini_attention.cli.shared import training
 
     kept = {}
     monkeypatch.chdir(tmp_path)

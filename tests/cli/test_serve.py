@@ -46,7 +46,7 @@ def test_a_port_that_is_taken(run_cli, tmp_path):
 def test_until_it_is_told_to_stop(run_cli, model_dir, tmp_path, monkeypatch):
     import httpx2
 
-    from infini_attention.cli import common
+    from infini_attention.cli.shared import common
 
     seen, emit = {}, common.emit
 

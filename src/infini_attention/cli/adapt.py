@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common, training
+from infini_attention.cli.shared import common, training
 
 if TYPE_CHECKING:
     from infini_attention.training.recipe import Recipe

@@ -14,7 +14,6 @@ from infini_attention.cli import (
     chat,
     convert,
     demo,
-    eval,
     generate,
     inspect,
     pull,
@@ -24,6 +23,7 @@ from infini_attention.cli import (
     session,
     train,
 )
+from infini_attention.cli.eval import app as eval
 from infini_attention.errors import InfiniError
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130

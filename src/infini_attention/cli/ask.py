@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.lines import stdin_lines
-from infini_attention.cli.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.lines import stdin_lines
+from infini_attention.cli.shared.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
 from infini_attention.errors import InputError
 
 NAME = "ask"

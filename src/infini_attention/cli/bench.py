@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_tokens
-from infini_attention.cli.progress import StepProgress
-from infini_attention.cli.training import Threads
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_tokens
+from infini_attention.cli.shared.progress import StepProgress
+from infini_attention.cli.shared.training import Threads
 from infini_attention.errors import InputError
 
 NAME = "bench"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.lines import typed_lines
 from infini_attention.cli.read import blocks_of, read_with_progress, sigterm_as_interrupt
-from infini_attention.cli.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.lines import typed_lines
+from infini_attention.cli.shared.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
 from infini_attention.data.text import check_text
 from infini_attention.errors import InfiniError, InputError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
+from infini_attention.cli.shared import common
 from infini_attention.errors import ConfigError, InputError, ModelError
 
 NAME = "convert"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
 
 NAME = "generate"
 

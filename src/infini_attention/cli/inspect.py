@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_tokens
-from infini_attention.cli.monitoring import print_memory
-from infini_attention.cli.progress import ReadProgress
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_tokens
+from infini_attention.cli.shared.monitoring import print_memory
+from infini_attention.cli.shared.progress import ReadProgress
 from infini_attention.data.novel import book_path
 from infini_attention.data.text import check_text
 from infini_attention.errors import ConfigError

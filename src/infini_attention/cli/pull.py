@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
+from infini_attention.cli.shared import common
 
 NAME = "pull"
 

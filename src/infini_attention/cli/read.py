@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.monitoring import Monitor, Watch, WatchEvery, WatchFile, print_memory
-from infini_attention.cli.pace import Pace
-from infini_attention.cli.progress import ReadProgress
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.monitoring import Monitor, Watch, WatchEvery, WatchFile, print_memory
+from infini_attention.cli.shared.pace import Pace
+from infini_attention.cli.shared.progress import ReadProgress
 from infini_attention.data.text import check_text, read_blocks
 from infini_attention.errors import InputError
 

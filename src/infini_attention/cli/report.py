@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_lengths, parse_tokens
-from infini_attention.cli.pages import check_page
-from infini_attention.cli.progress import StepProgress
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_lengths, parse_tokens
+from infini_attention.cli.shared.pages import check_page
+from infini_attention.cli.shared.progress import StepProgress
 from infini_attention.data.novel import book_path
 from infini_attention.data.text import check_text
 from infini_attention.errors import ConfigError

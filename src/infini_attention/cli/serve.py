@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.stored import KeyFile, Store, store_folder
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.stored import KeyFile, Store, store_folder
 from infini_attention.errors import ConfigError
 
 NAME = "serve"

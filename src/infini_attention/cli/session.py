@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.stored import Store, open_store
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.stored import Store, open_store
 from infini_attention.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common, training
+from infini_attention.cli.shared import common, training
 
 NAME = "train"
 

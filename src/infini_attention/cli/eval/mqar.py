@@ -5,9 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_counts, parse_lengths
-from infini_attention.cli.eval_options import (
+from infini_attention.cli.eval.options import (
     Haystack,
     HaystackFile,
     HaystackName,
@@ -19,7 +17,9 @@ from infini_attention.cli.eval_options import (
     Seed,
     Switch,
 )
-from infini_attention.cli.evaluating import FullAttention, Request, with_interval
+from infini_attention.cli.eval.request import FullAttention, Request, with_interval
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_counts, parse_lengths
 
 NAME = "mqar"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from infini_attention.cli.common import peak_rss_bytes
+from infini_attention.cli.shared.common import peak_rss_bytes
 
 MOST_MARKS = 2000
 EARLY_TOKENS = 100_000

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from infini_attention.cli import common
+from infini_attention.cli.shared import common
 from infini_attention.errors import InputError
 
 START = 1024  # bytes in which a page names the command that wrote it

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infini_attention.cli.pace import MOST_MARKS, Pace
+from infini_attention.cli.shared.pace import MOST_MARKS, Pace
 
 
 def test_the_tenths_of_a_stream_that_slows_down():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infini_attention.cli.counts import parse_counts, parse_lengths
+from infini_attention.cli.shared.counts import parse_counts, parse_lengths
 from infini_attention.errors import ConfigError
 
 QUICK = ("--lengths", 512, "--depths", 2, "--samples", 2)

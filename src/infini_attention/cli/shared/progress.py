@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from infini_attention.cli.common import console, human_bytes
+from infini_attention.cli.shared.common import console, human_bytes
 
 
 class ReadProgress(Progress):

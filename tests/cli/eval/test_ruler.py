@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infini_attention.cli.eval_ruler import NEEDLES, TASKS
+from infini_attention.cli.eval.ruler import NEEDLES, TASKS
 from infini_attention.data import ruler_text
 from infini_attention.data.ruler_text import KINDS
 

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.eval_options import (
+from infini_attention.cli.eval.options import (
     Haystack,
     HaystackFile,
     HaystackName,
@@ -16,8 +15,9 @@ from infini_attention.cli.eval_options import (
     Seed,
     Switch,
 )
-from infini_attention.cli.evaluating import FullAttention, Request, note_length, with_interval
-from infini_attention.cli.progress import SampleProgress
+from infini_attention.cli.eval.request import FullAttention, Request, note_length, with_interval
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.progress import SampleProgress
 
 NAME = "retention"
 

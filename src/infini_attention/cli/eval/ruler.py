@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_lengths
-from infini_attention.cli.eval_options import Lengths, Memory, Needle, Out, Samples, Seed, Switch
-from infini_attention.cli.evaluating import FullAttention, Request
+from infini_attention.cli.eval.options import Lengths, Memory, Needle, Out, Samples, Seed, Switch
+from infini_attention.cli.eval.request import FullAttention, Request
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_lengths
 from infini_attention.errors import ConfigError
 
 NEEDLE, RULER = "needle", "ruler"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.progress import SampleProgress
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.progress import SampleProgress
 from infini_attention.data.novel import book_path
 from infini_attention.errors import ConfigError, InputError
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.counts import parse_tokens
-from infini_attention.cli.eval_options import Memory, Out, Seed, Switch
-from infini_attention.cli.evaluating import FullAttention, Request, note_length
-from infini_attention.cli.progress import SampleProgress
-from infini_attention.cli.sampling import MaxNewTokens
+from infini_attention.cli.eval.options import Memory, Out, Seed, Switch
+from infini_attention.cli.eval.request import FullAttention, Request, note_length
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_tokens
+from infini_attention.cli.shared.progress import SampleProgress
+from infini_attention.cli.shared.sampling import MaxNewTokens
 from infini_attention.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,20 +1,10 @@
-"""infini eval: what a model remembers."""
+"""infini eval passkey and infini eval keys: five digits in a haystack."""
 
 from typing import Annotated, Any
 
 import typer
 
-from infini_attention.cli import (
-    common,
-    eval_babilong,
-    eval_mqar,
-    eval_perplexity,
-    eval_retention,
-    eval_ruler,
-    eval_summary,
-)
-from infini_attention.cli.counts import parse_counts, parse_lengths
-from infini_attention.cli.eval_options import (
+from infini_attention.cli.eval.options import (
     Haystack,
     HaystackFile,
     HaystackName,
@@ -26,21 +16,13 @@ from infini_attention.cli.eval_options import (
     Seed,
     Switch,
 )
-from infini_attention.cli.evaluating import FullAttention, Request, lines_by_length
+from infini_attention.cli.eval.request import FullAttention, Request, lines_by_length
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_counts, parse_lengths
 
-NAME = "eval"
-
-
-app = typer.Typer(help="Measure what a model remembers, and its controls.", rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+PASSKEY, KEYS = "passkey", "keys"
 
 
-@app.command("passkey")
 def passkey(
     model: common.Model = "",
     lengths: Lengths = "4K",
@@ -78,7 +60,6 @@ def passkey(
     request.emit(result, as_json=as_json)
 
 
-@app.command("keys")
 def keys(
     model: common.Model = "",
     lengths: Lengths = "4K",
@@ -121,15 +102,3 @@ def keys(
     held = "{length:>12,} tokens: {keys:.1f} of {of} keys held, {keys_per_kilobyte:.3f} per kB of state"
     lines = [*lines_by_length(result), *(held.format(**row) for row in result["capacity"])]
     request.emit(result, as_json=as_json, lines=lines)
-
-
-for _name, _command in (
-    (eval_ruler.NEEDLE, eval_ruler.needle),
-    (eval_ruler.RULER, eval_ruler.ruler),
-    (eval_mqar.NAME, eval_mqar.run),
-    (eval_retention.NAME, eval_retention.run),
-    (eval_babilong.NAME, eval_babilong.run),
-    (eval_perplexity.NAME, eval_perplexity.run),
-    (eval_summary.NAME, eval_summary.run),
-):
-    app.command(_name)(_command)

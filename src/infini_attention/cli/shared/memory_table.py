@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infini_attention.cli.common import human_bytes
+from infini_attention.cli.shared.common import human_bytes
 
 Layer = dict[str, Any]
 

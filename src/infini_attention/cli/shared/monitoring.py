@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infini_attention.cli import common
-from infini_attention.cli.memory_table import live_table, metric_lines, print_layers
-from infini_attention.cli.progress import ReadProgress
+from infini_attention.cli.shared import common
+from infini_attention.cli.shared.memory_table import live_table, metric_lines, print_layers
+from infini_attention.cli.shared.progress import ReadProgress
 
 if TYPE_CHECKING:
     from infini_attention.sessions import Session

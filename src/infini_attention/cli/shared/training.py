@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from infini_attention.cli import common
+from infini_attention.cli.shared import common
 from infini_attention.errors import ConfigError
 
 if TYPE_CHECKING:

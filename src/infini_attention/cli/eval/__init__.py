@@ -1,0 +1,1 @@
+"""The `infini eval` commands: one module per task, or per few that are alike."""

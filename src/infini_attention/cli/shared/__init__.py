@@ -1,0 +1,1 @@
+"""What several commands need: options, progress, tables, checks of their arguments."""
