@@ -36,6 +36,14 @@ def test_the_samples_are_those_that_published_runs_have_read():
     assert digest.hexdigest() == DIGEST
 
 
+def test_jitter_puts_questions_at_other_places_of_a_segment():
+    lengths = [batches("data.jitter=64").batch(step)["input_ids"].shape[1] for step in range(16)]
+    full = [batches().batch(step)["input_ids"].shape[1] for step in range(16)]
+    assert len(set(lengths)) > 8
+    assert min(lengths) >= min(full) - 64
+    assert max(lengths) <= max(full)
+
+
 def test_segment_sizes_leave_the_samples_alone_and_decide_what_is_out_of_sight():
     own, varied = batches(), batches("data.segment_sizes=[32, 256]")
     fixed = {size: batches(f"model.infini.segment_size={size}") for size in (32, 256)}

@@ -115,6 +115,7 @@ def test_local_files_of_data_sets_are_relative_to_the_recipe(tmp_path, entries, 
         (ADAPTED + "[lora]\nrank = 0\n", r"lora\.rank: Input should be greater"),
         (ADAPTED + "[lora]\nrank = 2\ntargets = []\n", r"lora\.targets: .*at least 1 item"),
         (ADAPTED + "[data]\nsegment_sizes = [64, 0]\n", r"data\.segment_sizes\.1: Input should be greater"),
+        (ADAPTED + "[data]\njitter = 100000\n", r"data\.jitter may be half of the shortest stage's"),
         (ADAPTED + "[loss]\nfiller = -1\n", r"loss\.filler: Input should be greater"),
     ],
 )

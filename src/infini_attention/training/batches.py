@@ -71,7 +71,10 @@ class RecipeBatches(IterableDataset):
         if stage and rng.random() < recipe.data.earlier_share:
             stage = rng.randrange(stage)
         length = recipe.curriculum[stage].length
-        samples = [self._sample(stage, rng) for _ in range(max(1, recipe.data.tokens_per_step // length))]
+        count = max(1, recipe.data.tokens_per_step // length)
+        if recipe.data.jitter:
+            length -= rng.randint(0, recipe.data.jitter)
+        samples = [self._sample(stage, length, rng) for _ in range(count)]
         # The last of all draws: it leaves the samples as they are.
         segment_size = rng.choice(recipe.data.segment_sizes) if recipe.data.segment_sizes else self.segment_size
         answers = torch.zeros(len(samples), length, dtype=torch.int8)
@@ -82,7 +85,7 @@ class RecipeBatches(IterableDataset):
         batch = {"input_ids": torch.stack([sample.token_ids for sample in samples]), "answers": answers}
         return batch | {"segment_size": torch.tensor(segment_size)} if recipe.data.segment_sizes else batch
 
-    def _sample(self, stage: int, rng: random.Random) -> RecallSample:
+    def _sample(self, stage: int, length: int, rng: random.Random) -> RecallSample:
         tasks: dict[str, Callable[[Stage, random.Random], RecallSample]] = {
             "passkey": self._passkey,
             "named_keys": self._named_keys,
@@ -90,7 +93,9 @@ class RecipeBatches(IterableDataset):
             "facts": self._facts,
         }
         shares = self.recipe.mixture_of(stage).model_dump()
-        return tasks[rng.choices(list(shares), list(shares.values()))[0]](self.recipe.curriculum[stage], rng)
+        return tasks[rng.choices(list(shares), list(shares.values()))[0]](
+            self.recipe.curriculum[stage].model_copy(update={"length": length}), rng
+        )
 
     def _near(self, stage: Stage, rng: random.Random) -> float | None:
         """A depth in the last segment before the questions, if this sample is to have such a needle."""

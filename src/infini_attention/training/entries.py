@@ -95,6 +95,8 @@ class Data(Part):
         questions: the most questions in one sample of either.
         earlier_share: how many samples have the length of an earlier stage.
         tokens_per_step: of all samples of a step together, in each process.
+        jitter: a batch is shorter than its stage by up to so many tokens, drawn anew. Samples whose lengths are all
+            multiples of the segment size would teach nothing of questions at other places of a segment.
         segment_sizes: each batch is read in segments of one of these, drawn anew. Empty means always the model's own. A
             memory's parameters do not depend on the segment size, and one that has met several serves any.
     """
@@ -106,6 +108,7 @@ class Data(Part):
     questions: Positive = 4
     earlier_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
     tokens_per_step: Positive = 8192
+    jitter: Annotated[int, Field(ge=0)] = 0
     segment_sizes: tuple[Positive, ...] = ()
     mixture: Mixture = Mixture()
 

@@ -56,6 +56,15 @@ class Recipe(Part):
         return entries
 
     @model_validator(mode="after")
+    def _lengths_stay_most_of_their_own(self) -> "Recipe":
+        shortest = min(stage.length for stage in self.curriculum)
+        if 2 * self.data.jitter > shortest:
+            raise ValueError(
+                f"data.jitter may be half of the shortest stage's {shortest} tokens; got {self.data.jitter}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _new_or_pretrained(self) -> "Recipe":
         sizes = sorted(set(self.model) - {"infini"})
         if self.base is None:
