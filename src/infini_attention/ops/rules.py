@@ -133,7 +133,7 @@ def _gated_delta(
     start: Tensor,
 ) -> Memories:
     """M_t = alpha_t (I - beta_t k_t k_t^T) M_{t-1} + beta_t k_t v_t^T, in blocks of `BLOCK` tokens (WY form)."""
-    k = unit_silu(k)
+    k = unit_silu(k.contiguous())
     if beta is None:
         beta = torch.ones_like(k[..., 0])
     if valid is not None:
@@ -154,7 +154,7 @@ def _gated_delta(
 
     k, v, beta = split(k), split(v), split(beta)[..., None]
     overlap = k @ k.transpose(-1, -2)
-    erased, written = beta * k, k
+    erased = written = k
     kept: Tensor | None = None
     if log_decay is not None:
         total = split(log_decay).cumsum(-1)
@@ -163,15 +163,14 @@ def _gated_delta(
         erased = erased * total.exp()[..., None]
         written = k * (total[..., -1:] - total).exp()[..., None]
         kept = total[..., -1].exp()[..., None, None]
-    # (I + A) W = beta (v - k M): W is what each token really writes, after the tokens before it in the block.
+    # (I + A) W = beta (v - k M): W is what each token really writes, after the tokens before it in the block. Both of
+    # its parts are only ever multiplied by `written`, so one solve with that serves them both.
     solved = torch.linalg.solve_triangular(
-        (beta * overlap).tril(-1), torch.cat((beta * v, erased), -1), upper=False, unitriangular=True
-    )
-    value_dim = v.shape[-1]
-    change = written.transpose(-1, -2) @ solved
+        beta * overlap, written.transpose(-1, -2), upper=False, left=False, unitriangular=True
+    ) * beta.transpose(-1, -2)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    transition = (identity if kept is None else kept * identity) - change[..., value_dim:]
-    return _affine_scan(transition, change[..., :value_dim], start)[:, :, blocks - 1 :: blocks]
+    transition = (identity if kept is None else kept * identity) - solved @ erased
+    return _affine_scan(transition, solved @ v, start)[:, :, blocks - 1 :: blocks]
 
 
 def _affine_scan(transition: Tensor, added: Memories, start: Tensor) -> Memories:
