@@ -34,15 +34,13 @@ def rotated_everywhere(twin, monkeypatch):
 
 def rotated_twice(twin, monkeypatch):
     """The family's own forward rotates too, and so the memory sees positions."""
-    segment_rotations = stream_pass.segment_rotations
+    attention = twin.base_model.attention_class
 
-    def turned(base, like):
-        rotations = segment_rotations(base, like)
-        return {
-            kind: replace(spin, identity=tuple(part[None] for part in spin.table)) for kind, spin in rotations.items()
-        }
+    def turned(module, *args, position_embeddings, **kwargs):
+        tables = tuple(table[None] for table in position_embeddings)
+        return attention.forward(module, *args, position_embeddings=tables, **kwargs)
 
-    monkeypatch.setattr(modeling, "segment_rotations", turned)
+    monkeypatch.setattr(twin.base_model.infini_attention_class, "family_forward", turned)
 
 
 def the_other_rotation(twin, monkeypatch):

@@ -1,10 +1,12 @@
 """What turns a family's classes into their Infini twins: three mixins.
 
-The family's own forward computes q, k and v. It is given an identity rotation and no cache, so that the registered
+The family's own forward computes q, k and v. It runs without its rotation and is given no cache, so that the registered
 attention function sees q and k without positions (and after any q/k norm); the rotation inside segments, the cache and
 the memory are handled in `stream_pass`, alike for every family.
 """
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -27,15 +29,24 @@ from infini_attention.models.stream_pass import (
 from infini_attention.nn import InfiniMemory
 
 
+def unrotated(forward: FunctionType) -> Callable[..., Any]:
+    """A family's attention forward as it is, but for its rotation, which turns nothing in this copy."""
+    names = forward.__globals__ | {"apply_rotary_pos_emb": lambda q, k, *_, **__: (q, k)}
+    copy = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    copy.__kwdefaults__ = forward.__kwdefaults__
+    return copy
+
+
 class InfiniAttentionMixin:
-    """In front of a family's attention class."""
+    """In front of a family's attention class; `family_forward` is that class's, `unrotated`."""
+
+    family_forward: Callable[..., Any]
 
     def forward(self, hidden_states: Tensor, *args: Any, infini_pass: StreamPass | None = None, **kwargs: Any) -> Any:
         if infini_pass is None:
             raise ConfigError(f"{type(self).__name__} runs inside an Infini model only; use nn.InfiniAttention alone")
-        rotation = infini_pass.rotation(self)
-        kwargs |= {"position_embeddings": rotation and rotation.identity, self.infini_family.cache_name: None}
-        return super().forward(hidden_states, *args, infini_pass=infini_pass, infini_hidden=hidden_states, **kwargs)
+        kwargs |= {"position_embeddings": infini_pass.rotation(self), self.infini_family.cache_name: None}
+        return self.family_forward(hidden_states, *args, infini_pass=infini_pass, infini_hidden=hidden_states, **kwargs)
 
 
 class InfiniPreTrainedMixin:
@@ -103,7 +114,7 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
         if self.infini_family.learned_positions:
             positions = slots_of(states, padding_mask, tokens, settings.segment_size)
         else:
-            positions = torch.zeros(1, columns, dtype=torch.long, device=tokens.device)
+            positions = torch.zeros(1, 1, dtype=torch.long, device=tokens.device)
         output = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

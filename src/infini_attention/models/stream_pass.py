@@ -17,15 +17,7 @@ from infini_attention.state import InfiniState
 
 ATTENTION = "infini"
 
-Tables = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """`table`: cos and sin `[W + C, R]` of overlap and segment. `identity`: those `[1, 1, R]` that turn nothing."""
-
-    table: Tables
-    identity: Tables
+Tables = tuple[Tensor, Tensor]  # cos and sin [W + C, R] of overlap and segment
 
 
 @dataclass(frozen=True)
@@ -40,10 +32,10 @@ class StreamPass:
     states: tuple[InfiniState | None, ...]
     cache: InfiniCache | None
     padding_mask: Tensor | None
-    rotations: Mapping[str | None, Rotation]
+    rotations: Mapping[str | None, Tables]
 
-    def rotation(self, attention: Any) -> Rotation | None:
-        """What the family's forward expects to be given for the layer of `attention`."""
+    def rotation(self, attention: Any) -> Tables | None:
+        """That of the layer of `attention`, where its family rotates at all."""
         if not self.rotations:
             return None
         by_layer_type = attention.infini_family.rotation_by_layer_type
@@ -74,7 +66,7 @@ def attend(
             "before the model is made, or convert() a base model, which does so"
         )
     settings, layer_idx = infini_pass.settings, module.layer_idx
-    # Under autocast v comes in half precision, but q and k in float32, which the rotation made them.
+    # Under autocast v comes in half precision, but q and k in float32 where a norm made them that.
     q, k, v = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
     memory: dict[str, Any] = {"gate": None}
     if settings.has_memory(layer_idx):
@@ -87,7 +79,7 @@ def attend(
         **memory,
         segment_size=settings.segment_size,
         rule=settings.rule if settings.has_memory(layer_idx) else "none",
-        rotary=None if rotation is None else rotation.table,
+        rotary=rotation,
         state=infini_pass.states[layer_idx],
         padding_mask=infini_pass.padding_mask,
         scale=scaling,
@@ -105,7 +97,7 @@ def attend(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
 
 
-def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Rotation]:
+def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Tables]:
     """The rotations of a base model's layers, by layer type where its family has several, in the dtype of `like`."""
     family: Family = base.infini_family
     if family.learned_positions:
@@ -113,12 +105,11 @@ def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Rotation]:
     settings = base.config.infini_settings
     positions = torch.arange(-settings.overlap, settings.segment_size, device=like.device)[None]
     types = sorted(set(base.config.layer_types)) if family.rotation_by_layer_type else [None]
-    rotations: dict[str | None, Rotation] = {}
+    rotations: dict[str | None, Tables] = {}
     with torch.inference_mode(False):  # a table made in inference mode would be of no use to training
         for layer_type in types:
             cos, sin = base.rotary_emb(like[:1], positions, *([layer_type] if layer_type else []))
-            identity = torch.ones_like(cos[:, :1]), torch.zeros_like(sin[:, :1])
-            rotations[layer_type] = Rotation((cos[0], sin[0]), identity)
+            rotations[layer_type] = cos[0], sin[0]
     return rotations
 
 

@@ -7,7 +7,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from infini_attention.models.config import InfiniSettings
 from infini_attention.models.families import FAMILIES, Family
-from infini_attention.models.modeling import InfiniAttentionMixin, InfiniForCausalLMMixin, InfiniModelMixin
+from infini_attention.models.modeling import InfiniAttentionMixin, InfiniForCausalLMMixin, InfiniModelMixin, unrotated
 
 
 class InfiniConfigMixin:
@@ -42,7 +42,12 @@ def make_twin(family: Family) -> tuple[type, type, type]:
     )
     attention = {
         "attention_class": family.get("Attention"),
-        "infini_attention_class": subclass("Attention", InfiniAttentionMixin, infini_family=family),
+        "infini_attention_class": subclass(
+            "Attention",
+            InfiniAttentionMixin,
+            infini_family=family,
+            family_forward=unrotated(family.get("Attention").forward),
+        ),
         "infini_family": family,
     }
     model = subclass(family.base, InfiniModelMixin, config_class=config, **attention)
