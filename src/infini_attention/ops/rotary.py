@@ -9,8 +9,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     size = cos.shape[-1]
     cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
     turned, rest = x[..., :size], x[..., size:]
-    first, second = turned.chunk(2, -1)
-    turned = turned * cos + torch.cat((-second, first), -1) * sin
+    half = size // 2
+    sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+    turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
     return turned if size == x.shape[-1] else torch.cat((turned, rest), -1)
 
 
