@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from infini_attention.errors import CacheError, ConfigError
 from infini_attention.models.cache import InfiniCache, as_infini_cache
-from infini_attention.models.config import head_sizes
+from infini_attention.models.config import InfiniSettings, head_sizes
 from infini_attention.models.limits import check_family, check_segment
 from infini_attention.models.stream_pass import (
     ATTENTION,
@@ -109,7 +109,7 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
         refuse_packed(position_ids, padding_mask, kwargs)
         columns = tokens.shape[1]
         infini_pass = StreamPass(
-            settings, states, past_key_values if use_cache else None, padding_mask, self._rotations()
+            settings, states, past_key_values if use_cache else None, padding_mask, self._rotations(settings)
         )
         if self.infini_family.learned_positions:
             positions = slots_of(states, padding_mask, tokens, settings.segment_size)
@@ -133,10 +133,9 @@ class InfiniModelMixin(InfiniPreTrainedMixin):
         as_tuple = not (self.config.return_dict if return_dict is None else return_dict)
         return output.to_tuple() if as_tuple else output
 
-    def _rotations(self) -> Any:
+    def _rotations(self, settings: InfiniSettings) -> Any:
         """See `segment_rotations`; they are made once."""
         weight = self.get_input_embeddings().weight
-        settings = self.config.infini_settings
         key = (settings.overlap, settings.segment_size, weight.dtype, weight.device)
         if getattr(self, "_rotations_key", None) != key:
             self._rotations_made = segment_rotations(self, weight)

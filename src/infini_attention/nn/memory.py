@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from infini_attention.errors import ConfigError
+from infini_attention.ops.precision import full_precision
 from infini_attention.shapes import Hidden, Keys, Queries, Rule
 
 # Memory share when training starts: sigmoid(-2) = 0.12 leaves a pretrained model nearly as it was and still has a
@@ -122,7 +123,7 @@ class InfiniMemory(nn.Module):
 
     def forward(self, hidden: Hidden, q: Queries, k: Keys) -> MemoryInputs:
         """`hidden [B, T, E]`: the input of the layer's projections; `q` and `k` without position embedding."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             hidden = hidden.to(self.gate_bias.dtype)
             settings, beta, log_decay, norm_weight, q_mem, k_mem = self.settings, None, None, None, None, None
             gate: Tensor = self.gate_bias

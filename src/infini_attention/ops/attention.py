@@ -1,10 +1,10 @@
 """The operation: Infini-attention over any piece of a stream."""
 
-import torch
 from torch import Tensor
 
 from infini_attention.ops.backends import load_backend
 from infini_attention.ops.inputs import Result, check_inputs
+from infini_attention.ops.precision import full_precision
 from infini_attention.shapes import Rule
 from infini_attention.state import InfiniState
 
@@ -93,5 +93,5 @@ def infini_attention(
         softcap=softcap,
         overlap=overlap,
     )
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         return load_backend(backend, inputs)(inputs)

@@ -1,7 +1,7 @@
 """The arguments of one call, checked once and completed with their defaults, as every backend receives them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -44,12 +44,11 @@ class Tokens:
         """Applies `function` to each tensor that is there, once where two fields hold the same one."""
         done: dict[int, Tensor] = {}
         changed = {}
-        for field in fields(self):
-            tensor = getattr(self, field.name)
+        for name, tensor in vars(self).items():
             if tensor is not None:
                 if id(tensor) not in done:
                     done[id(tensor)] = function(tensor)
-                changed[field.name] = done[id(tensor)]
+                changed[name] = done[id(tensor)]
         return replace(self, **changed)
 
     def __getitem__(self, span: slice) -> "Tokens":

@@ -142,6 +142,10 @@ def _gated_delta(
     if log_decay is not None:
         log_decay = log_decay.clamp(min=FORGETS_ALL)
     segments, length = k.shape[2:4]
+    if segments == length == 1:  # decoding: the recurrence as it stands
+        k, v, beta = k[:, :, 0], v[:, :, 0], beta[:, :, 0, :, None]
+        M = start if log_decay is None else log_decay[:, :, 0, :, None].exp() * start
+        return (M + k.transpose(-1, -2) * (beta * (v - k @ M)))[:, :, None]
     blocks = -(-length // BLOCK)
     size = -(-length // blocks)
 

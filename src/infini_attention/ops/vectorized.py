@@ -33,7 +33,8 @@ def forward(inputs: Inputs) -> Result:
     outputs = []
     for piece, start, stop in ((_part, 0, head), (_whole, head, whole), (_part, whole, time)):
         if start < stop:
-            out, state = piece(inputs, inputs.tokens[start:stop], state)
+            tokens = inputs.tokens if stop - start == time else inputs.tokens[start:stop]
+            out, state = piece(inputs, tokens, state)
             outputs.append(out)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0], state
 
