@@ -26,9 +26,7 @@ def forward(inputs: Inputs) -> Result:
     if inputs.tokens.valid is not None or uneven:
         return ragged.forward(inputs)
     size, offset = inputs.segment_size, int(offsets[0])
-    # The very first segment has nothing to overlap with, unlike all whole ones after it.
-    alone = inputs.overlap > 0 and not follows[0]
-    head = min(time, size - offset if alone else -offset % size)
+    head = min(time, -offset % size)
     whole = head + (time - head) // size * size
     outputs = []
     for piece, start, stop in ((_part, 0, head), (_whole, head, whole), (_part, whole, time)):
@@ -83,7 +81,13 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
         overlap = before[:, -1], values_before[:, -1]
     else:
         overlap = state.overlap_keys, state.overlap_values
-    local = local_attention(inputs, q, k, v, causal=True)
+    visible = None
+    if inputs.overlap and not state.follows_segment[0]:  # a stream's first segment has nothing to overlap with
+        slots = torch.arange(-inputs.overlap, size, device=k.device)
+        visible = sees(slots[-size:, None], slots, inputs.sliding_window).repeat(segments, 1, 1, 1)
+        visible[0] &= slots >= 0
+        visible = visible.repeat(tokens.q.shape[0], 1, 1, 1)
+    local = local_attention(inputs, q, k, v, causal=visible is None, visible=visible)
     out, trace = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
     seen = state.tokens_seen + segments * size
     return out, InfiniState(*trace.at(segments), state.keys, state.values, *overlap, seen)
