@@ -132,6 +132,8 @@ def test_a_family_is_built_as_the_table_says(name):
     assert "ALL_ATTENTION_FUNCTIONS.get_interface(" in source, f"{where} asks for no attention function"
     if not family.learned_positions:
         assert "position_embeddings" in parameters, f"{where}.forward has no position_embeddings"
+        rotates = "apply_rotary_pos_emb" in attention.forward.__code__.co_names  # what `unrotated` takes out
+        assert rotates, f"{where}.forward calls no apply_rotary_pos_emb by itself"
         wanted = ["self", "x", "position_ids"] + ["layer_type"] * family.rotation_by_layer_type
         given = list(inspect.signature(base.base_model.rotary_emb.forward).parameters)
         assert given == wanted[1:], f"{where}: rotary_emb.forward takes {given}"
