@@ -48,7 +48,7 @@ class InfiniLM(TemplateLM):
             models.
         full_attention: evaluate the base model as it is, with its full key-value cache.
         memory: False, or `off`, is the control: before what is scored or written, the model reads the unfinished
-            segment alone, and of a rolling text each segment as if it were the first.
+            segment alone, and of a rolling text the segment and its overlap with the one before.
         unused: batch_size and max_batch_size, which lm-eval always gives. One request is read at a time.
 
     Raises:
@@ -183,8 +183,7 @@ class InfiniLM(TemplateLM):
     def _losses(self, ids: Tensor) -> Tensor:
         if not is_infini_model(self.model):
             return plain_losses(self.subject.open_stream(), ids)
-        cache = InfiniCache(self.model.config.num_hidden_layers) if self.memory else None
-        return token_losses(self.model, ids, cache)
+        return token_losses(self.model, ids, InfiniCache(self.model.config.num_hidden_layers), memory=self.memory)
 
 
 def _score(stream: Stream, ids: list[int]) -> tuple[float, bool]:

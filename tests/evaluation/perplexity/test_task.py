@@ -31,8 +31,8 @@ def texts():
 
 
 def losses(model, text, mode, **options):
-    cache = InfiniCache(model.config.num_hidden_layers) if mode == "on" else None
-    return token_losses(model, text.token_ids, cache, **options)
+    cache = InfiniCache(model.config.num_hidden_layers)
+    return token_losses(model, text.token_ids, cache, memory=mode == "on", **options)
 
 
 def one_by_one(model, text, mode):
@@ -47,10 +47,12 @@ def one_by_one(model, text, mode):
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("overlap", [0, 3])
 @pytest.mark.parametrize("mode", ["on", "off"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_same_as_token_by_token(texts, rule, mode):
-    model = infini_model(rule=rule)
+def test_the_same_as_token_by_token(texts, rule, mode, overlap):
+    """With an overlap, the model without its memory still sees the last tokens of the segment before."""
+    model = infini_model(rule=rule, overlap=overlap)
     assert_close(losses(model, texts[0], mode), one_by_one(model, texts[0], mode), FLOAT32)
 
 
@@ -69,6 +71,12 @@ def test_a_text_may_end_anywhere(model, count):
     text = Text.from_blocks([book(count)], byte_tokenizer(), name="short")
     for mode in ("on", "off"):
         assert_close(losses(model, text, mode, piece_tokens=SEGMENT), one_by_one(model, text, mode), FLOAT32)
+
+
+def test_the_model_has_its_memory_again(model, texts):
+    before = losses(model, texts[0], "on")
+    losses(model, texts[0], "off")
+    assert torch.equal(losses(model, texts[0], "on"), before)
 
 
 def test_the_memory_comes_into_play_after_the_first_segment(model, texts):

@@ -38,7 +38,7 @@ def run(
         Modes | None,
         typer.Option(
             "--memory",
-            help="on carries it to the end; off empties it at each segment: a control.  "
+            help="on carries it to the end; off leaves it empty: a control.  "
             "[default: both, or on with --full-attention]",
         ),
     ] = None,

@@ -1,6 +1,7 @@
 """The loss of every token of a long text, piece by piece, with a memory that is carried and without one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ PIECE_TOKENS = 4096  # read at a time; changes no result
 def token_losses(
     model: PreTrainedModel,
     token_ids: Tensor,
-    cache: InfiniCache | None,
+    cache: InfiniCache,
     *,
+    memory: bool = True,
     piece_tokens: int = PIECE_TOKENS,
     on_piece: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
@@ -28,20 +30,23 @@ def token_losses(
     Args:
         model: an Infini model.
         token_ids: `[N]` integers, all of the text.
-        cache: an empty one carries the memory to the end of the text; None reads each segment with an empty memory, as
-            if it were the first one, so that the model sees its window alone.
+        cache: an empty one; at the end, that of a stream that has read all of the text.
+        memory: False leaves every memory empty, so that the model sees its window alone: the segment and its overlap
+            with the one before.
         piece_tokens: read at a time, rounded down to whole segments, of which there is at least one.
         on_piece: called after each piece with the tokens read so far.
     """
     size = model.config.infini_settings.segment_size
     piece_size = max(1, piece_tokens // size) * size
     losses = [torch.zeros(1, dtype=torch.float64)]
-    for start in range(0, len(token_ids), piece_size):
-        # One more token than is read: the last position of a piece foretells the first token of the next one.
-        ids = token_ids[start : start + piece_size + 1].to(model.device, torch.int64)
-        hidden = _read(model, ids[:piece_size], cache, size)
-        losses.append(score(model, hidden[: len(ids) - 1], ids[1:]).cpu().double())
-        on_piece(min(start + piece_size, len(token_ids)))
+    base: torch.nn.Module = model.base_model
+    with nullcontext() if memory else _without_memory(model):
+        for start in range(0, len(token_ids), piece_size):
+            # One more token than is read: the last position of a piece foretells the first token of the next one.
+            ids = token_ids[start : start + piece_size + 1].to(model.device, torch.int64)
+            hidden = base(input_ids=ids[None, :piece_size], past_key_values=cache, use_cache=True).last_hidden_state[0]
+            losses.append(score(model, hidden[: len(ids) - 1], ids[1:]).cpu().double())
+            on_piece(min(start + piece_size, len(token_ids)))
     return torch.cat(losses)
 
 
@@ -59,13 +64,12 @@ def plain_losses(stream: Stream, token_ids: Tensor, *, on_piece: Callable[[int],
     return torch.cat(losses)
 
 
-def _read(model: PreTrainedModel, ids: Tensor, cache: InfiniCache | None, size: int) -> Tensor:
-    """What the base model makes of `ids [T]`, whose first one begins a segment: `[T, E]`."""
-    base: torch.nn.Module = model.base_model
-    if cache is not None:
-        return base(input_ids=ids[None], past_key_values=cache, use_cache=True).last_hidden_state[0]
-    # Segments without a memory know nothing of each other: each is a row of its own.
-    whole = len(ids) // size * size
-    batches = [ids[:whole].view(-1, size), ids[whole:].view(1, -1)]
-    hidden = [base(input_ids=rows, use_cache=False).last_hidden_state for rows in batches if rows.numel()]
-    return torch.cat([each.flatten(0, 1) for each in hidden])
+@contextmanager
+def _without_memory(model: PreTrainedModel) -> Iterator[None]:
+    """Every layer as one with the rule `none`: what an empty memory comes to, and faster than emptying it each time."""
+    infini = model.config.infini
+    model.config.infini = infini | {"rule": "none"}
+    try:
+        yield
+    finally:
+        model.config.infini = infini

@@ -20,7 +20,7 @@ from infini_attention.models.states import empty_states, full_kv_bytes
 
 NAME = "perplexity"
 MODES = ("on", "off")
-PROTOCOL = 1  # counts up when losses or sums change, so that old records are not taken for new ones
+PROTOCOL = 2  # counts up when losses or sums change, so that old records are not taken for new ones
 BLOCK_TOKENS = DEFAULT_SEGMENT_SIZE  # summed up at a time where the model itself has no segments
 
 
@@ -37,8 +37,8 @@ def measure(
     Args:
         model: an Infini model, or a plain causal model, which sees all that it has read.
         texts: each is a stream of its own, read from its first token to its last one.
-        modes: `on` carries the memory all the way; `off`, the control, begins each segment with an empty one. A plain
-            model has `on` alone.
+        modes: `on` carries the memory all the way; with `off`, the control, it stays empty. A plain model has `on`
+            alone.
         journal: what was run before; the same text is not read again in the same mode by the same model.
         on_piece: called after each piece with the tokens read, those that there are to read in all, and the bytes of a
             stream's state.
@@ -85,11 +85,15 @@ def _read(
         stream = subject_of(model).open_stream()
         losses = plain_losses(stream, text.token_ids, on_piece=lambda done: on_piece(done, stream.nbytes))
         return losses, stream.nbytes, stream.nbytes
-    # Segments that are read apart leave no state; the stream that they stand for would have one of this size.
     nbytes = sum(state.nbytes for state in empty_states(model))
-    cache = InfiniCache(model.config.num_hidden_layers) if mode == "on" else None
-    losses = token_losses(model, text.token_ids, cache, on_piece=lambda done: on_piece(done, nbytes))
-    return losses, nbytes if cache is None else cache.nbytes, full_kv_bytes(model, len(text.token_ids))
+    losses = token_losses(
+        model,
+        text.token_ids,
+        InfiniCache(model.config.num_hidden_layers),
+        memory=mode == "on",
+        on_piece=lambda done: on_piece(done, nbytes),
+    )
+    return losses, nbytes, full_kv_bytes(model, len(text.token_ids))
 
 
 def _check_different(texts: Iterable[Text]) -> None:
