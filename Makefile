@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 MATHEMATICS := tests/ops tests/nn tests/test_state.py
 TYPED := --jaxtyping-packages=infini_attention.ops,infini_attention.state,infini_attention.nn.attention,beartype.beartype
 
-.PHONY: help setup test check demo format docs peers clean
+.PHONY: help setup browser test check demo format docs screenshots peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install -qq -c constraints.txt -e '.[dev,train,plot,eval,harness,serve]'
 	touch $@
+
+browser: $(STAMP) ## install Chromium, which the tests of the web page need, where there is none
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable \
+		|| { apt-get -qq update && apt-get -qq install --yes chromium; } || $(BIN)/playwright install chromium
 
 test: check ## check, then run all tests, the fast ones first, and print the coverage
 	$(PYTEST) -m "not slow" $(TYPED) $(MATHEMATICS)
@@ -43,6 +47,9 @@ docs: $(STAMP) ## write docs/cli.md, docs/families.md and docs/performance.md an
 	$(BIN)/python docs/cli.py
 	$(BIN)/python docs/families.py
 	$(BIN)/python docs/performance.py
+
+screenshots: browser ## take the pictures of docs/server.md anew
+	$(BIN)/python docs/screenshots.py
 
 peers: $(STAMP) ## add the implementations that benchmarks compare with
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'], sep='\n')" > .venv/peers.txt

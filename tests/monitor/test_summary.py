@@ -97,6 +97,13 @@ def test_rates_leave_out_what_has_no_time():
     assert rates([mark(0, 0.0), mark(10, 1.0), mark(10, 2.0), mark(30, 2.0)]) == [(5, 10)]
 
 
+def test_a_short_end_has_no_rate_of_its_own():
+    marks = [mark(0, 0.0), mark(10, 1.0), mark(20, 2.0), mark(24, 4.0)]
+    assert rates(marks) == [(5, 10), (15, 10)]
+    assert rates([*marks[:3], mark(25, 4.0)])[-1] == (22.5, 2.5)
+    assert rates([mark(0, 0.0), mark(4, 1.0)]) == [(2, 4)]
+
+
 def test_what_was_seen_last_stands_beside_what_is_held_now():
     marks = [mark(1, 1.0, layer(gate=[0.1])), mark(2, 2.0, layer(gate=[0.2])), mark(3, 3.0, layer())]
     marks[-1]["layers"][0]["norm"] = [9.0]

@@ -59,9 +59,9 @@ def run(
 ) -> None:
     """Serve a model over HTTP.
 
-    The API of OpenAI (chat, completions, responses) at /v1, and sessions that are read to, asked, forked and taken back
-    at /v1/sessions; /docs describes all of it. Prompts that were sent before are not read again, and every answer says
-    where each token of its stream is.
+    A page for people at /, the API of OpenAI (chat, completions, responses) at /v1, and sessions that are read to,
+    asked, forked and taken back at /v1/sessions; /docs describes all of it. Prompts that were sent before are not read
+    again, and every answer says where each token of its stream is.
 
     Without API keys the server listens on this machine alone. SIGTERM ends it: replies get some seconds, texts that are
     being read are kept as far as they were read. With --json, an object on stdout says where it listens.

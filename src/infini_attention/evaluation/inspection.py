@@ -1,6 +1,6 @@
 """What the memory of a model or of a session holds, and what it does while it reads on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,6 +66,24 @@ def inspect(
     Raises:
         ConfigError: a model without a memory, or nothing to look at.
     """
+    steps = inspecting(model, tokenizer, reading, name=name, cache=cache)
+    while True:
+        try:
+            on_piece(next(steps))
+        except StopIteration as done:
+            result: Record = done.value
+            return result
+
+
+def inspecting(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reading: Reading | None,
+    *,
+    name: str,
+    cache: InfiniCache | None = None,
+) -> Generator[int, None, Record]:
+    """`inspect` step by step: yields after each piece, when the model may be used for something else."""
     about = about_model(model, name)
     states = () if cache is None else tuple(state for state in cache.states if state is not None)
     held, collector = stream_figures(states) if states else None, Collector(model, every=_every(reading))
@@ -73,7 +91,7 @@ def inspect(
     if reading is not None:
         stream = ModelStream(model, None if cache is None else cache.fork())
         with collector:
-            recall = plant_and_ask(
+            recall = yield from plant_and_ask(
                 stream,
                 tokenizer,
                 reading.haystack,
@@ -83,7 +101,6 @@ def inspect(
                 start=held["tokens"] if held else 0,
                 seed=reading.seed,
                 aside=collector.paused,
-                on_piece=on_piece,
             )
     result = summarize(Recording(about, collector.marks, collector.probes), held=held, recall=recall)
     text = None if reading is None else {"name": reading.haystack.name, "digest": reading.haystack.digest}

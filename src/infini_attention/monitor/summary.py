@@ -69,9 +69,9 @@ def six_metrics(
         sequence_length: `tokens_seen`, and `verified`: the longest distance over which the key was recalled, in tokens.
         compression: bytes of a full key-value cache by those that stand for it, `with_window`: all tokens by the whole
             state, and `without_window`: the tokens that are in the memory alone by the bytes of the memories.
-        throughput: `tokens_per_second` between the last two marks, and `slope`: by how much of their mean the rates
-            change over the stream, along the straight line that fits them best, with its standard error `slope_se`
-            (both None for fewer than three rates).
+        throughput: `tokens_per_second` between the last two marks (see `rates`), and `slope`: by how much of their mean
+            the rates change over the stream, along the straight line that fits them best, with its standard error
+            `slope_se` (both None for fewer than three rates).
         attention_quality: `recall` and `recall_memory_off`: shares of the questions `asked`, and `memory_share` of the
             output's energy, in the mean over all heads of the last mark that has it.
         memory_update_efficiency: what `retention` says, without its layers.
@@ -120,13 +120,17 @@ def current_layers(marks: Sequence[Record]) -> list[Record]:
 
 
 def rates(marks: Sequence[Record]) -> list[tuple[float, float]]:
-    """Between neighbouring marks: the place half way, in tokens, and tokens per second."""
-    found = []
+    """Between neighbouring marks: the place half way, in tokens, and tokens per second.
+
+    A last piece less than half as long as the one before is left out: it tells what a pass costs, and not the rate.
+    """
+    found, lengths = [], []
     for left, right in pairwise(marks):
         tokens, seconds = (right[name] - left[name] for name in ("tokens", "seconds"))
         if tokens > 0 and seconds > 0:
             found.append(((left["tokens"] + right["tokens"]) / 2, tokens / seconds))
-    return found
+            lengths.append(tokens)
+    return found[:-1] if len(found) > 1 and 2 * lengths[-1] < lengths[-2] else found
 
 
 def _throughput(marks: Sequence[Record]) -> Record:

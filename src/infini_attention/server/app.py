@@ -3,22 +3,26 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infini_attention import __version__
-from infini_attention.server import routes_about, routes_completions, routes_reading, routes_responses, routes_sessions
+from infini_attention.server import (
+    routes_about,
+    routes_completions,
+    routes_memory,
+    routes_reading,
+    routes_responses,
+    routes_sessions,
+    web,
+)
 from infini_attention.server.errors import add_handlers, too_large
 from infini_attention.server.metrics import Metrics
 from infini_attention.server.service import Service
 from infini_attention.server.settings import ServerSettings
-
-PAGE = Path(__file__).parent / "page"  # static files, served at /
 
 _ABOUT = """A language model that reads without end, behind the API of OpenAI and with sessions of its own.
 
@@ -56,11 +60,17 @@ def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     )
     app.state.service = service
     add_handlers(app)
-    for router in (routes_about, routes_completions, routes_responses, routes_sessions, routes_reading):
-        app.include_router(router.router, max_body_size=limits.body_bytes)
+    for routes in (
+        routes_about,
+        routes_completions,
+        routes_responses,
+        routes_sessions,
+        routes_reading,
+        routes_memory,
+    ):
+        app.include_router(routes.router, max_body_size=limits.body_bytes)
     app.include_router(routes_sessions.uploads, max_body_size=limits.upload_bytes)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    web.add_page(app)
     app.add_middleware(_Counting, metrics=service.metrics)
     return app
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from infini_attention.evaluation.inspection import Reading, inspecting
 from infini_attention.server.engine import Read, Steps, Write
 from infini_attention.server.prefixes import Prefixes
 from infini_attention.server.texts import Prompt
@@ -129,6 +130,23 @@ def rewind(session: Session, **place: Any) -> Steps[int]:
     again = session.rewind(**place)
     yield again
     return again
+
+
+def look(session: Session, reading: Reading | None) -> Steps[dict[str, Any]]:
+    """What the memory of a session holds, and what it does in a fork that reads on; the session stays as it is.
+
+    No second one may be at work on the same model: see `Collector`.
+    """
+    steps = inspecting(session.model, session.tokenizer, reading, name=session.name, cache=session.cache)
+    before = 0
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            figures: dict[str, Any] = end.value
+            return figures
+        yield done - before
+        before = done
 
 
 def _outcome(session: Session, writer: Writer, prompt: int, cached: int, *, pending: int) -> Outcome:

@@ -4,8 +4,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 
 from infini_attention import __version__
+from infini_attention.models.states import full_kv_bytes
 from infini_attention.server.service import Owner, Service, ServiceOf
 from infini_attention.server.wire import ERRORS, Answer
 
@@ -19,7 +21,8 @@ class Model(Answer):
     owned_by: str = "infini-attention"
     rule: str
     segment_size: int
-    chat: bool
+    chat: bool = Field(description="Whether it has a chat template.")
+    full_kv_bytes_per_token: int = Field(description="What full attention would keep for a token.")
 
 
 class Models(Answer):
@@ -75,4 +78,5 @@ def _model(service: Service) -> Model:
         rule=settings.rule,
         segment_size=settings.segment_size,
         chat=bool(service.texts.tokenizer.chat_template),
+        full_kv_bytes_per_token=full_kv_bytes(service.model, 1),
     )

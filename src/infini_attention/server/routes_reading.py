@@ -53,18 +53,18 @@ async def _read(
 
     async def work(emit: Emit) -> ReadResult:
         async with engine.place(owner), service.shelf.writing(owner, name) as held:
-            session, before = held.session, held.session.stats.tokens_read
+            session, before = held.session, held.session.stats
             steps = jobs.read_text(
                 session,
                 blocks,
                 service.settings.limits.piece_tokens,
                 scored=scored,
-                progress=_now_and_then(emit, before),
+                progress=_now_and_then(emit, session),
                 stopping=lambda: engine.draining,
             )
             complete = await engine.run(steps)
             await held.save()
-            tokens = session.stats.tokens_read - before
+            tokens = session.stats.tokens_read - before.tokens_read
             metrics.read_tokens.inc(tokens)
             return ReadResult(
                 id=name,
@@ -83,17 +83,27 @@ async def _read(
     return await _answered(request, service, work, frames, stream)
 
 
-def _now_and_then(emit: Emit, before: int) -> Callable[[ReadStats], None]:
+def _now_and_then(emit: Emit, session: Session) -> Callable[[ReadStats], None]:
     """Tells how far it is, but no more often than anyone can look."""
     start = told = time.perf_counter()
+    before = session.stats
 
     def progress(stats: ReadStats) -> None:
         nonlocal told
         now = time.perf_counter()
         if now - told >= _PROGRESS_SECONDS:
-            told, tokens = now, stats.tokens_read - before
-            rate = tokens / (now - start)
-            emit({"object": "session.progress", "tokens_read": tokens, "tokens_per_second": rate})
+            told, tokens = now, stats.tokens_read - before.tokens_read
+            emit(
+                {
+                    "object": "session.progress",
+                    "tokens_read": tokens,
+                    "text_bytes": stats.text_bytes - before.text_bytes,
+                    "tokens_per_second": tokens / (now - start),
+                    "tokens_seen": stats.tokens_read,
+                    "state_bytes": session.state_bytes,
+                    "full_kv_bytes": session.full_kv_bytes,
+                }
+            )
 
     return progress
 

@@ -1,5 +1,6 @@
 """All that the routes of a server share."""
 
+import asyncio
 import copy
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Service:
         self.state_bytes = sum(state.nbytes for state in empty_states(model))
         self.keys, self.metrics = Keys(settings.keys), Metrics()
         self.engine = Engine(model, limits, self.metrics)
+        self.looking = asyncio.Lock()  # at a memory: one at a time
         self.texts = Texts(model, tokenizer, limits.prompt_tokens)
         self.prefixes = Prefixes(settings.room.prefix_bytes, self.metrics)
         store_limits = StoreLimits(limits.key_bytes, limits.sessions)

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infini_attention.data import tokenize_stream
 from infini_attention.data.chat import ChatTemplate
+from infini_attention.data.haystack import Haystack
+from infini_attention.data.novel import book_path
 from infini_attention.errors import InputError
 from infini_attention.server.errors import ApiError
 from infini_attention.sessions import Session
@@ -59,9 +61,16 @@ class Texts:
         self.model, self.tokenizer, self.most = model, copy.deepcopy(tokenizer), most
         self._ends = frozenset(end_tokens(model, tokenizer))
         self._thread = ThreadPoolExecutor(1, "infini-texts")
+        self._novel: Haystack | None = None
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+
+    async def novel(self) -> Haystack:
+        """The novel that comes with the package, for probes; tokenized once, when it is first wanted."""
+        if self._novel is None:
+            self._novel = await self._run(lambda: Haystack.book(self.tokenizer, [book_path()]))
+        return self._novel
 
     async def of_text(self, session: Session, text: str) -> Prompt:
         """Of a plain text that a session goes on with; the tokenizer's start token stands at the start of a stream."""

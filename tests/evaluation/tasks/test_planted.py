@@ -12,8 +12,13 @@ TOKENS, ASKED = 640, len(QUESTION + "12345")
 
 @pytest.fixture
 def planted(tokenizer, filler):
-    def planted(reader, tokens=TOKENS, **options):
-        return plant_and_ask(reader, tokenizer, filler, tokens=tokens, segment_size=64, **options)
+    def planted(reader, tokens=TOKENS, on_piece=lambda done: None, **options):
+        steps = plant_and_ask(reader, tokenizer, filler, tokens=tokens, segment_size=64, **options)
+        while True:
+            try:
+                on_piece(next(steps))
+            except StopIteration as done:
+                return done.value
 
     return planted
 

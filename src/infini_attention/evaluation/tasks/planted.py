@@ -1,6 +1,6 @@
 """A key planted in one long stream, and asked for again and again: what a memory is worth in a few questions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedTokenizerBase
@@ -30,8 +30,7 @@ def plant_and_ask(
     start: int = 0,
     seed: int = 0,
     aside: Callable[[], AbstractContextManager[object]] = nullcontext,
-    on_piece: Callable[[int], None] = lambda done: None,
-) -> Record:
+) -> Generator[int, None, Record]:
     """Reads a pass key and about so many tokens of filler; the questions are put to forks, with the memory on and off.
 
     One key is an anecdote: this shows over which distance the memory keeps it, not how often.
@@ -45,8 +44,10 @@ def plant_and_ask(
         overlap: W.
         start: tokens that the stream has read.
         seed: of key and filler; never one of training's.
-        aside: a context for what is done in forks.
-        on_piece: called with the tokens read so far.
+        aside: a context for what is no part of the stream: what is done in forks, and between the pieces.
+
+    Yields:
+        After each piece, the tokens read so far; whoever stops there has lost nothing but the answer.
 
     Returns:
         tokens (read), asked (questions when attention could no longer see the key), hits, hits_memory_off, longest
@@ -72,7 +73,8 @@ def plant_and_ask(
             end = min(stop, place + piece_size - (start + place) % segment_size)
             stream.read(sample.token_ids[None, place:end])
             place = end
-            on_piece(place)
+            with aside():
+                yield place
         if start + needle > (start + place) // segment_size * segment_size - overlap:
             continue  # attention still sees it
         with aside():
