@@ -76,7 +76,16 @@ def test_others_are_served_meanwhile(client, session, monkeypatch):
 
     attend, body = ALL_ATTENTION_FUNCTIONS["infini"], {"question": "Who?", "max_new_tokens": 40}
     alone = client.post(f"{SESSIONS}/{session}/ask", json=body).json()
-    answers = {}
+    answers, order, steps_of = {}, [], jobs.look
+    client.portal.call(client.app.state.service.texts.novel)  # else one would wait for it, and not for the other
+
+    def logged(*arguments):
+        order.append("begins")
+        figures = yield from steps_of(*arguments)
+        order.append("ends")
+        return figures
+
+    monkeypatch.setattr(jobs, "look", logged)
 
     def run(name, do):
         answers[name] = do()
@@ -90,6 +99,7 @@ def test_others_are_served_meanwhile(client, session, monkeypatch):
         thread.join()
     assert answers["ask"]["text"] == alone["text"]
     assert answers[0]["layers"] == answers[1]["layers"]
+    assert order == ["begins", "ends"] * 2
     assert ALL_ATTENTION_FUNCTIONS["infini"] is attend
 
 
