@@ -9,6 +9,10 @@ PYTEST := $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 MATHEMATICS := tests/ops tests/nn tests/test_state.py
 TYPED := --jaxtyping-packages=infini_attention.ops,infini_attention.state,infini_attention.nn.attention,beartype.beartype
 
+# Whichever of them is there: tests/chromium.py looks for the same.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+
 .PHONY: help setup browser test check demo format docs screenshots peers clean
 
 help: ## list the targets
@@ -21,9 +25,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -qq -c constraints.txt -e '.[dev,train,plot,eval,harness,serve]'
 	touch $@
 
-browser: $(STAMP) ## install Chromium, which the tests of the web page need, where there is none
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable \
-		|| { apt-get -qq update && apt-get -qq install --yes chromium; } || $(BIN)/playwright install chromium
+browser: ## install Chromium with apt, unless there is a browser for the tests of the web page
+	@found() { for name in $(BROWSERS); do command -v $$name && return; done; return 1; }; \
+	install() { command -v apt-get > /dev/null && $(APT) update && $(APT) install --yes --no-install-recommends chromium; }; \
+	found || { install || install; found; } || { echo "no browser, and apt cannot install one: install Chromium or Chrome, or run $(BIN)/playwright install chromium" >&2; exit 1; }
 
 test: check ## check, then run all tests, the fast ones first, and print the coverage
 	$(PYTEST) -m "not slow" $(TYPED) $(MATHEMATICS)
@@ -49,7 +54,7 @@ docs: $(STAMP) ## write docs/cli.md, docs/families.md and docs/performance.md an
 	$(BIN)/python docs/performance.py
 
 screenshots: browser ## take the pictures of docs/server.md anew
-	$(BIN)/python docs/screenshots.py
+	PYTHONPATH=tests $(BIN)/python docs/screenshots.py
 
 peers: $(STAMP) ## add the implementations that benchmarks compare with
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['peers'], sep='\n')" > .venv/peers.txt

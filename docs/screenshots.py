@@ -1,19 +1,19 @@
 """Writes the pictures of docs/server.md: the web page with the model that comes with the package, in headless Chromium.
 
-    python docs/screenshots.py [BROWSER]
-
-It starts a server of its own, lets it read a part of the novel with a pass key in it, and asks for the key.
+Run by `make screenshots`. It starts a server of its own, lets it read a part of the novel with a pass key in it, and
+asks for the key.
 """
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
+
+from chromium import launch
 
 DOCS = Path(__file__).parent
 NOVEL = DOCS.parent / "examples" / "books" / "northanger-abbey.txt"
@@ -23,7 +23,6 @@ MOST_BYTES = 200_000
 
 
 def main() -> None:
-    browser = sys.argv[1] if len(sys.argv) > 1 else "chromium"
     with tempfile.TemporaryDirectory() as store, sync_playwright() as playwright:
         command = [sys.executable, "-m", "infini_attention.cli", "serve", "-m", "builtin"]
         command += ["--store", store, "--port", "0", "--json"]
@@ -31,8 +30,7 @@ def main() -> None:
         assert server.stdout is not None
         try:
             url = json.loads(server.stdout.readline())["url"]
-            chromium = playwright.chromium.launch(executable_path=program(browser), args=["--no-sandbox"])
-            page = chromium.new_page(
+            page = launch(playwright).new_page(
                 viewport={"width": 1280, "height": 1000}, color_scheme="light", reduced_motion="reduce"
             )
             page.set_default_timeout(300_000)
@@ -47,13 +45,6 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait()
-
-
-def program(browser: str) -> str:
-    path = shutil.which(browser)
-    if path is None:
-        sys.exit(f"no browser {browser!r}: name one that is installed, or run `make browser`")
-    return path
 
 
 def prepare(page: Page) -> None:

@@ -1,35 +1,26 @@
 """The web page in a browser, against a server on a socket."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
+from chromium import launch
 from infini_attention.sessions import Session
 from server_helpers import KEYS, running
 from tiny import book, byte_tokenizer, infini_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 MARKUP = "<img src=x onerror=\"document.title='broken into'\"><b>bold</b>"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    path = next(filter(None, map(shutil.which, NAMES)), None)  # else the one that Playwright has installed
-    flags = ["--disable-background-networking", "--disable-gpu"] + ["--no-sandbox"] * (os.geteuid() == 0)
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=flags)
-        except Error as error:
-            pytest.fail(f"no browser: run `make browser`, or deselect with -m 'not browser' ({error})")
+    with sync_playwright() as playwright, launch(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
