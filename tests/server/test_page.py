@@ -86,6 +86,7 @@ def say(page, text, mode=None):
 
 def test_a_book_is_read_talked_about_taken_back_and_forked(page, chatty):
     begin(page, "abbey")
+    expect(page.get_by_role("button", name="API key")).to_be_hidden()  # nobody asks for one
     expect(page.locator("#memory-about")).to_have_text("Nothing was read yet.")
     give(page, book(3000), "the abbey.txt")
     expect(page.locator("#reading-what")).to_have_text(re.compile(r"^Read the abbey.txt in .* s$"))
@@ -247,16 +248,46 @@ def test_with_keys_and_without_a_chat_template(opened, tmp_path):
         assert KEYS[0] not in page.evaluate("JSON.stringify(sessionStorage)")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read(opened, up, scheme):
-    """On a phone nothing is wider than the screen, and all text stands out from what is behind it."""
-    options = {"color_scheme": scheme, "reduced_motion": "reduce", "viewport": {"width": 360, "height": 740}}
-    page = opened(up[0], bypass_csp=True, has_touch=True, **options)
-    begin(page, f"phone-{scheme}", 600)
+def test_it_can_be_read(opened, up):
+    """Nothing is wider than a phone, and all text stands out from what is behind it."""
+    viewport = {"width": 360, "height": 740}
+    page = opened(up[0], bypass_csp=True, has_touch=True, reduced_motion="reduce", viewport=viewport)
+    begin(page, "phone", 600)
     page.get_by_role("button", name="Probe it").click()
     expect(page.locator("#heat table")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
-    assert page.evaluate(CONTRAST) > 4.5
     sizes = page.evaluate("[...document.querySelectorAll('button, .button')].map(e => e.offsetHeight).filter(Boolean)")
     assert min(sizes) >= 40
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(CONTRAST) > 4.5, scheme
+
+
+def test_by_keyboard(page):
+    """Past the list of sessions, to a place on the timeline, and back to it; the focus stays where it was."""
+    begin(page, "typed", 2000)
+    page.reload()
+    expect(page.locator("#track input").first).to_be_attached()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    place = page.locator("#track input").first
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if place.evaluate("e => e === document.activeElement"):
+            break
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#track input").nth(1)).to_be_checked()
+    there = page.locator("#track input").nth(1).input_value()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.locator("#rewind")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="No", exact=True)).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect_tokens(page, int(there))
+    expect(page.locator("#rewind")).to_be_focused()

@@ -16,7 +16,7 @@ export function lineChart(box, { title, x, format, series, log = false, most }) 
   const points = series.flatMap((line) => line.points);
   const place = log ? Math.log2 : (value) => value;
   const [left, right] = [log ? Math.min(...points.map(([px]) => px)) : 0, Math.max(...points.map(([px]) => px))];
-  const top = most ?? (Math.max(...points.map(([, py]) => py)) * 1.08 || 1);
+  const top = most ?? (Math.max(...points.map(([, py]) => py)) || 1);
   const span = place(right) - place(left) || 1;
   const across = (px) => EDGE.left + ((place(px) - place(left)) / span) * (width - EDGE.left - EDGE.right);
   const down = (py) => HEIGHT - EDGE.bottom - (py / top) * (HEIGHT - EDGE.top - EDGE.bottom);
@@ -27,12 +27,13 @@ export function lineChart(box, { title, x, format, series, log = false, most }) 
     role: "img",
     "aria-label": spoken(title, series, format),
   });
+  const words = []; // which no line may cross out
   for (const share of [0, 0.5, 1]) {
     const y = down(top * share);
     picture.append(svg("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y, y2: y }));
-    if (share) picture.append(svg("text", { x: EDGE.left, y: y - 4 }, format(top * share)));
+    if (share) words.push(svg("text", { x: EDGE.left, y: y - 4 }, format(top * share)));
   }
-  picture.append(
+  words.push(
     svg("text", { x: EDGE.left, y: HEIGHT - 18 }, short(left)),
     svg("text", { x: width / 2, y: HEIGHT - 18, "text-anchor": "middle" }, x),
     svg("text", { x: width - EDGE.right, y: HEIGHT - 18, "text-anchor": "end" }, short(right)),
@@ -45,6 +46,7 @@ export function lineChart(box, { title, x, format, series, log = false, most }) 
         svg("circle", { class: `end ${kind}`, cx: across(line.at(-1)[0]), cy: down(line.at(-1)[1]), r: 3.5 }),
       );
   }
+  picture.append(...words);
   const legend = series.map(({ name, kind, points: line }) =>
     el("li", { class: kind }, name, " ", el("b", {}, line.length ? format(line.at(-1)[1]) : "–")),
   );

@@ -26,6 +26,7 @@ async function load() {
     const { id, rule, segment_size, chat } = page.model;
     $("model").textContent =
       `${id} · ${rule} · segments of ${count(segment_size)} tokens${chat ? "" : " · no chat template"}`;
+    $("key-button").hidden = !apiKey.get(); // nobody is asked for one, or this is it
     for (const part of parts) part.modelKnown?.();
     await refresh(sessionStorage.getItem(OPEN));
   } catch (error) {
@@ -73,6 +74,7 @@ function showAccount({ id, infini }) {
 function askForKey() {
   const dialog = $("key-dialog");
   if (dialog.open) return;
+  $("key-button").hidden = false;
   $("key").value = apiKey.get();
   dialog.returnValue = "";
   dialog.showModal();

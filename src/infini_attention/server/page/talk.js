@@ -5,17 +5,17 @@ import { $, attempt, count, el } from "./dom.js";
 import { keepTalk, talkOf } from "./transcripts.js";
 
 const MODES = {
-  chat: { field: "message", label: "Chat", about: "message and reply stay in the session", hint: "Say something" },
+  chat: { field: "message", label: "Chat", about: "Message and reply stay in the session.", hint: "Say something" },
   ask: {
     field: "question",
     label: "Ask",
-    about: "a fork answers; the session stays as it is",
+    about: "A fork answers; the session stays as it is.",
     hint: "Ask about what was read",
   },
   complete: {
     field: "prompt",
     label: "Complete",
-    about: "a fork writes on; the session stays as it is",
+    about: "A fork writes on; the session stays as it is.",
     hint: "Begin a sentence; the model goes on",
   },
 };
@@ -39,8 +39,9 @@ export function startTalk(page) {
     return form.querySelector("input[name=mode]:checked")?.value;
   }
 
-  function hint() {
+  function explain() {
     $("message").placeholder = MODES[chosen()].hint;
+    $("mode-about").textContent = MODES[chosen()].about;
   }
 
   async function say(signal) {
@@ -99,16 +100,16 @@ export function startTalk(page) {
     modelKnown() {
       const modes = Object.entries(MODES).filter(([mode]) => page.model.chat || mode !== "chat");
       const first = page.model.chat ? "chat" : "complete";
-      const choices = modes.map(([mode, { label, about }]) =>
+      const choices = modes.map(([mode, { label }]) =>
         el(
           "label",
-          { class: "choice", title: about },
-          el("input", { type: "radio", name: "mode", value: mode, checked: mode === first, onchange: hint }),
+          { class: "choice" },
+          el("input", { type: "radio", name: "mode", value: mode, checked: mode === first, onchange: explain }),
           label,
         ),
       );
       $("modes").replaceChildren($("modes").firstElementChild, ...choices);
-      hint();
+      explain();
     },
     changed(another) {
       const { id, infini } = page.info ?? {};
