@@ -3,14 +3,14 @@
 from infini_attention.sessions.batch import Batch, read_together, room_of
 from infini_attention.sessions.dialogue import Reply
 from infini_attention.sessions.history import HistorySettings
-from infini_attention.sessions.quota import StoreLimits, least_recently_used
-from infini_attention.sessions.recovery import rebuild_store
-from infini_attention.sessions.rows import StoredPlace, StoredSession
 from infini_attention.sessions.session import Session
 from infini_attention.sessions.snapshot import Snapshot
 from infini_attention.sessions.snapshot_file import SnapshotHeader, read_header
 from infini_attention.sessions.stats import ReadStats
-from infini_attention.sessions.store import SessionStore
+from infini_attention.sessions.store.quota import StoreLimits, least_recently_used
+from infini_attention.sessions.store.recovery import rebuild_store
+from infini_attention.sessions.store.rows import StoredPlace, StoredSession
+from infini_attention.sessions.store.session_store import SessionStore
 
 __all__ = [
     "Batch",

@@ -8,13 +8,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from infini_attention.errors import SnapshotError
 from infini_attention.models.fingerprint import fingerprint
 from infini_attention.models.states import empty_states
-from infini_attention.sessions.depot import Depot
 from infini_attention.sessions.history import History, HistorySettings
-from infini_attention.sessions.manifest import Blob
 from infini_attention.sessions.position import Position
-from infini_attention.sessions.rows import StoredPlace
 from infini_attention.sessions.session import Session
 from infini_attention.sessions.snapshot import Part, Snapshot
+from infini_attention.sessions.store.depot import Depot
+from infini_attention.sessions.store.manifest import Blob
+from infini_attention.sessions.store.rows import StoredPlace
 
 
 def reopen(

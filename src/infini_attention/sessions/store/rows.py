@@ -7,8 +7,8 @@ from sqlite3 import Connection, Row
 from typing import Any
 
 from infini_attention.sessions.history import Place
-from infini_attention.sessions.manifest import Blob
 from infini_attention.sessions.snapshot_file import SnapshotHeader
+from infini_attention.sessions.store.manifest import Blob
 
 
 @dataclass(frozen=True)

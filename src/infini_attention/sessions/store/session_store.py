@@ -19,16 +19,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infini_attention.errors import ConflictError, InputError, SnapshotError, StoreError, UnknownSessionError
 from infini_attention.models.fingerprint import fingerprint
-from infini_attention.sessions import rows
-from infini_attention.sessions.depot import Depot, record_key
 from infini_attention.sessions.digest import prefix_digests
 from infini_attention.sessions.history import History, HistorySettings, Place
-from infini_attention.sessions.manifest import Blob, Manifest
-from infini_attention.sessions.quota import StoreLimits
-from infini_attention.sessions.reopening import reopen
-from infini_attention.sessions.rows import Gone, StoredPlace, StoredSession
 from infini_attention.sessions.session import Session
 from infini_attention.sessions.snapshot import Snapshot
+from infini_attention.sessions.store import rows
+from infini_attention.sessions.store.depot import Depot, record_key
+from infini_attention.sessions.store.manifest import Blob, Manifest
+from infini_attention.sessions.store.quota import StoreLimits
+from infini_attention.sessions.store.reopening import reopen
+from infini_attention.sessions.store.rows import Gone, StoredPlace, StoredSession
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -21,7 +21,8 @@ from safetensors.torch import save
 from infini_attention.errors import InfiniError, SnapshotError, StoreError
 from infini_attention.models import load_model
 from infini_attention.models.tensor_file import replace_file
-from infini_attention.sessions import Session, SessionStore, blobs, depot, rebuild_store
+from infini_attention.sessions import Session, SessionStore, rebuild_store
+from infini_attention.sessions.store import blobs, depot
 from streams import assert_equal
 from tiny import book, byte_tokenizer, infini_model, new_session, save_model
 
@@ -120,7 +121,7 @@ def run_workers(mode, tmp_path, count):
     model = save_model(tmp_path / "model", infini_model())
     log = tmp_path / "acknowledged"
     log.touch()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", WORKERS, mode, model, tmp_path / "store", log, str(count)]
     done = subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 from infini_attention.errors import InfiniError, StoreError
-from infini_attention.sessions import rows
-from infini_attention.sessions.depot import INDEX, Depot
-from infini_attention.sessions.manifest import Blob
-from infini_attention.sessions.rows import StoredSession
+from infini_attention.sessions.store import rows
+from infini_attention.sessions.store.depot import INDEX, Depot
+from infini_attention.sessions.store.manifest import Blob
+from infini_attention.sessions.store.rows import StoredSession
 
 _MAX_RECORD_BYTES = 16 << 20
 

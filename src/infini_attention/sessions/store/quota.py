@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 
 from infini_attention.errors import QuotaError
-from infini_attention.sessions import rows
-from infini_attention.sessions.rows import Gone, StoredSession
+from infini_attention.sessions.store import rows
+from infini_attention.sessions.store.rows import Gone, StoredSession
 
 Eviction = Callable[[Sequence[StoredSession]], Iterable[StoredSession]]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from infini_attention.errors import StoreError
-from infini_attention.sessions import rows
-from infini_attention.sessions.blobs import Blobs, make_folder, open_blobs
-from infini_attention.sessions.database import Database
-from infini_attention.sessions.manifest import MAX_BYTES, Blob, Manifest, check_content, part_of
-from infini_attention.sessions.rows import Gone, StoredPlace, StoredSession
 from infini_attention.sessions.snapshot import Part
+from infini_attention.sessions.store import rows
+from infini_attention.sessions.store.blobs import Blobs, make_folder, open_blobs
+from infini_attention.sessions.store.database import Database
+from infini_attention.sessions.store.manifest import MAX_BYTES, Blob, Manifest, check_content, part_of
+from infini_attention.sessions.store.rows import Gone, StoredPlace, StoredSession
 
 INDEX = "index.sqlite"
 HOLD_SECONDS = 3600.0  # a writer that takes longer counts as dead

@@ -1,0 +1,1 @@
+"""Sessions in a folder: an index in SQLite, blobs named by their content, and what keeps both whole."""
