@@ -1,6 +1,8 @@
 """Errors as clients of the OpenAI API expect them: one shape for every status."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,8 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from infini_attention.errors import ConflictError, InfiniError, QuotaError, StoreError, UnknownSessionError
+from infini_attention.errors import (
+    ConflictError,
+    InfiniError,
+    QuotaError,
+    SnapshotError,
+    StoreError,
+    UnknownSessionError,
+)
 
+_log = logging.getLogger(__name__)
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -68,6 +78,15 @@ def too_large() -> ApiError:
     return ApiError(413, message, "request_too_large")
 
 
+@contextmanager
+def own_files() -> Iterator[None]:
+    """For work on files of the server's own: what is wrong with them is no mistake of a client's."""
+    try:
+        yield
+    except (OSError, SnapshotError) as error:
+        raise StoreError(str(error)) from error
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What the layers below raise, in the words of HTTP."""
     match error:
@@ -80,7 +99,9 @@ def as_api_error(error: Exception) -> ApiError:
         case QuotaError():
             return ApiError(429, str(error), "insufficient_quota")
         case StoreError():
-            return ApiError(503, str(error), "store_unavailable", headers={"Retry-After": "10"})
+            _log.error("%s", error)  # it names folders, which are nobody's business
+            message = "this server cannot use its disk at the moment: what was stored is not lost, its log says more"
+            return ApiError(503, message, "store_unavailable", headers={"Retry-After": "10"})
         case InfiniError():
             return ApiError(400, str(error), "invalid_value")
         case _:
@@ -97,6 +118,8 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if error.status_code == 413:
             return too_large().response()
+        if isinstance(error.__cause__, OSError):  # an upload that there is no room for
+            return as_api_error(StoreError(str(error.__cause__))).response()
         messages = {404: f"there is nothing at {request.url.path:.200}", 405: f"{request.method} is not possible here"}
         codes = {404: "unknown_url", 405: "method_not_allowed"}
         message, headers = messages.get(error.status_code, str(error.detail)), error.headers

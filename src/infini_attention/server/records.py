@@ -27,7 +27,8 @@ class Records:
         path: of the file; its folder must exist.
 
     Raises:
-        StoreError: in all methods: the disk is full, read-only or out of reach, or the file is damaged.
+        StoreError: in all methods: the disk is full, read-only or out of reach, or the file is damaged. Sessions that
+            have read something are not in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,5 +71,10 @@ class Records:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path}: could not be used ({error}); nothing that was stored is lost") from error
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path}: is damaged ({error}). Sessions are not in it, but what was answered at /v1/responses: "
+                "put a copy in its place, or move it away to begin a new one"
+            ) from error

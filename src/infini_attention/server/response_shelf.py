@@ -1,16 +1,18 @@
 """Responses that are kept: each is a state of constant size, and what was said. The oldest make room for new ones."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from infini_attention.errors import QuotaError, UnknownSessionError
-from infini_attention.server.errors import ApiError, not_found
+from infini_attention.server.errors import ApiError, not_found, own_files
 from infini_attention.server.records import Records
 from infini_attention.sessions import HistorySettings, Session, SessionStore
 
 _KIND = "response"
+_ABANDONED_SECONDS = 3600.0
 
 
 class ResponseShelf:
@@ -35,7 +37,8 @@ class ResponseShelf:
 
         def load() -> Session:
             history = HistorySettings(max_bytes=0)
-            return self.store.load(name, blank.model, blank.tokenizer, owner=_place(owner), history=history)
+            with own_files():
+                return self.store.load(name, blank.model, blank.tokenizer, owner=_place(owner), history=history)
 
         await self.body(owner, name)
         try:
@@ -57,11 +60,15 @@ class ResponseShelf:
         await asyncio.to_thread(self._drop, owner, name)
 
     def sweep(self, owners: list[str]) -> None:
-        """Removes states whose response was never answered, because the server was killed before."""
+        """Removes states whose response was never answered, because the server was killed before.
+
+        One that was written just now may be answered yet, by another server on the same store.
+        """
+        before = time.time() - _ABANDONED_SECONDS
         for owner in owners:
             known = set(self.records.names(owner, _KIND))
             for entry in self.store.sessions(owner=_place(owner)):
-                if entry.name not in known:
+                if entry.name not in known and entry.created < before:
                     self._drop(owner, entry.name)
 
     def _save(self, owner: str, name: str, session: Session, body: dict[str, Any]) -> None:

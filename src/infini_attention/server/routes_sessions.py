@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from infini_attention.server import jobs
-from infini_attention.server.errors import ApiError, not_found
+from infini_attention.server.errors import ApiError, not_found, own_files
 from infini_attention.server.service import Owner, Service, ServiceOf
 from infini_attention.server.shelf import Held
 from infini_attention.server.streams import while_there
@@ -68,7 +68,7 @@ async def restore(
         path = Path(folder) / "session"
 
         def copy() -> None:
-            with path.open("wb") as out:
+            with own_files(), path.open("wb") as out:
                 while block := file.file.read(1 << 20):
                     out.write(block)
 
@@ -144,7 +144,8 @@ async def download(id: Name, service: ServiceOf, owner: Owner) -> Any:
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / f"{id}.session"
     try:
-        await asyncio.to_thread(session.save, path)
+        with own_files():
+            await asyncio.to_thread(session.save, path)
     except BaseException:
         folder.cleanup()
         raise

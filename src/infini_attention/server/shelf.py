@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infini_attention.errors import SnapshotError, UnknownSessionError
-from infini_attention.server.errors import ApiError
+from infini_attention.server.errors import ApiError, own_files
 from infini_attention.server.metrics import Metrics
 from infini_attention.server.records import Records
 from infini_attention.server.settings import Room
@@ -68,14 +68,16 @@ class Shelf:
         self._begin = begin
         self._live: OrderedDict[tuple[str, str], tuple[Session, int, int]] = OrderedDict()
         self._busy: set[tuple[str, str]] = set()
+        self._naming = asyncio.Lock()  # so that no two requests take one name, or the last room that there is
 
     async def create(self, owner: str, name: str | None) -> str:
         """A session that has read nothing; its name. Raises `ApiError` where it is taken, or there is no room."""
-        name = await self.free_name(owner, name)
-        await asyncio.to_thread(self.records.put, owner, EMPTY, name, {})
+        async with self._naming:
+            name = await self._free_name(owner, name)
+            await asyncio.to_thread(self.records.put, owner, EMPTY, name, {})
         return name
 
-    async def free_name(self, owner: str, name: str | None) -> str:
+    async def _free_name(self, owner: str, name: str | None) -> str:
         """For one more session: `name` itself, or one that nobody can guess. Raises `ApiError` where there is none."""
         known = await self.names(owner)
         if name in known:
@@ -108,9 +110,10 @@ class Shelf:
         live = self._live.get((owner, name))
         if live is None or live[1] != entry.revision:  # another process may have changed it
             blank = self._begin(self.history)
-            session = await asyncio.to_thread(
-                self.store.load, name, blank.model, blank.tokenizer, owner=owner, history=self.history
-            )
+            with own_files():
+                session = await asyncio.to_thread(
+                    self.store.load, name, blank.model, blank.tokenizer, owner=owner, history=self.history
+                )
             self.keep(owner, name, session, entry.revision)
             return session.fork(), entry
         self._live.move_to_end((owner, name))
@@ -134,19 +137,20 @@ class Shelf:
         """Raises `UnknownSessionError` where there is none of that name."""
         async with self.writing(owner, name) as held:
             self._forget(owner, name)
-            if held.revision == 0:
-                await asyncio.to_thread(self.records.delete, owner, EMPTY, name)
-            else:
+            # Also of one that has read something: a killed process may have left it.
+            await asyncio.to_thread(self.records.delete, owner, EMPTY, name)
+            if held.revision:
                 await asyncio.to_thread(self.store.delete, name, owner=owner)
 
     async def fork(self, owner: str, name: str, copy: str | None) -> str:
         """A second session that stands where the first one does; its name."""
-        copy = await self.free_name(owner, copy)
-        _, entry = await self.get(owner, name)
-        if entry is None:
-            await asyncio.to_thread(self.records.put, owner, EMPTY, copy, {})
-        else:
-            await asyncio.to_thread(self.store.fork, name, copy, owner=owner)
+        async with self._naming:
+            copy = await self._free_name(owner, copy)
+            _, entry = await self.get(owner, name)
+            if entry is None:
+                await asyncio.to_thread(self.records.put, owner, EMPTY, copy, {})
+            else:
+                await asyncio.to_thread(self.store.fork, name, copy, owner=owner)
         return copy
 
     async def restore(self, owner: str, path: Path, name: str | None) -> str:
@@ -158,8 +162,9 @@ class Shelf:
             )
         except SnapshotError as error:
             raise SnapshotError(str(error).replace(str(path), "the file")) from error
-        name = await self.free_name(owner, name)
-        await Held(self, owner, name, session, 0).save()
+        async with self._naming:
+            name = await self._free_name(owner, name)
+            await Held(self, owner, name, session, 0).save()
         return name
 
     def keep(self, owner: str, name: str, session: Session, revision: int) -> None:

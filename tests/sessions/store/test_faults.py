@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import resource
 import shutil
 import stat
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from faults import as_nobody, small_files
 from infini_attention.errors import InfiniError, SnapshotError, StoreError
 from infini_attention.models import load_model
 from infini_attention.models.tensor_file import replace_file
@@ -181,17 +181,6 @@ class TestKilled:
             store.load(name, model, byte_tokenizer())
 
 
-@contextlib.contextmanager
-def small_files(limit):
-    """No file may grow beyond so many bytes: as real as a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 class TestFullDisk:
     @pytest.mark.parametrize("limit", [0, 100, 2000, 5000])
     def test_a_save_fails_whole(self, store, session, model, limit):
@@ -234,18 +223,6 @@ class TestFullDisk:
         with small_files(1000), pytest.raises(SnapshotError, match="nothing was changed"):
             session.save(tmp_path / "session")
         assert list(tmp_path.iterdir()) == []
-
-
-@contextlib.contextmanager
-def as_nobody():
-    """The superuser may write everywhere; someone else may not."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 class TestReadOnly:
@@ -319,7 +296,7 @@ class TestDamagedIndex:
     def test_a_missing_one_is_no_new_store(self, store, folder):
         store.close()
         (folder / "index.sqlite").unlink()
-        with pytest.raises(StoreError, match=r"is missing, but not the sessions: rebuild_store"):
+        with pytest.raises(StoreError, match=r"is missing, but not the sessions: `infini session rebuild`"):
             SessionStore(folder)
         assert rebuild_store(folder) == []
         SessionStore(folder).verify("a")

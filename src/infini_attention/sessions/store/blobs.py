@@ -182,7 +182,7 @@ def _checked(key: str) -> str:
     """A damaged index may say anything; no key leads out of the store. Raises `StoreError`."""
     if not _KEY.fullmatch(key) or ".." in key.split("/"):
         raise StoreError(
-            f"{key!r:.200} is no blob of a store: its index is damaged; rebuild_store(folder) makes a new one"
+            f"{key!r:.200} is no blob of a store: its index is damaged; `infini session rebuild` makes a new one"
         )
     return key
 

@@ -166,6 +166,6 @@ class Database:
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.path}: the index is damaged ({error}); the sessions are not: rebuild_store(folder) makes a "
-            "new index from them"
+            f"{self.path}: the index is damaged ({error}); the sessions are not: `infini session rebuild` makes "
+            "a new index from them"
         )

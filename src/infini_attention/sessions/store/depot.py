@@ -43,7 +43,7 @@ class Depot:
         if not (rebuild or index.exists()):
             records = any(open_blobs(blobs or str(folder)).keys("sessions"))
             if records and not index.exists():  # no other process has just made it
-                raise StoreError(f"{index} is missing, but not the sessions: rebuild_store(folder) makes a new index")
+                raise StoreError(f"{index} is missing, but not the sessions: `infini session rebuild` makes a new one")
         database = Database(index)
         with database.writing() as db:
             db.execute("INSERT OR IGNORE INTO settings VALUES ('blobs', ?)", (blobs or "",))

@@ -47,7 +47,7 @@ def reopen(
         manifest = depot.manifest(owner, place)
         manifest.header.check_model(name, found)
         if (manifest.header.stats.tokens_read, manifest.header.digest.hex) != (place.tokens, place.tokens_digest):
-            raise SnapshotError(f"{name}: is another one than the index says: rebuild_store(folder) makes a new index")
+            raise SnapshotError(f"{name}: is another one than the index says: `infini session rebuild` makes a new one")
         snapshot = manifest.snapshot(states, model.config.vocab_size, part, name)
         history = _kept(history, snapshot, place)
     session.position = Position.at(snapshot, model, history)

@@ -9,6 +9,7 @@ of it is on the disk; a process that is killed before has changed nothing. The t
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -121,7 +122,7 @@ class SessionStore:
                 if self.get(name, owner=owner).revision == entry.revision:
                     raise SnapshotError(f"session {name!r}: {error.filename} is missing; use another copy") from error
                 continue  # it was replaced while it was read
-            with self._database.writing() as db:
+            with suppress(StoreError), self._database.writing() as db:  # on a full disk it can still be used
                 rows.touch(db, owner, name, time.time())
             return session
 
