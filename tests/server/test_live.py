@@ -1,5 +1,7 @@
 """A server on a socket, and clients that are not ours."""
 
+import asyncio
+import gc
 import socket
 import time
 
@@ -8,7 +10,9 @@ import openai
 import pytest
 
 from infini_attention.server.settings import Limits
-from infini_attention.sessions import Session
+from infini_attention.server.writing import Writer
+from infini_attention.sessions import Session, Snapshot
+from infini_attention.state import InfiniState
 from server_helpers import KEYS, bearer, running
 from tiny import book
 
@@ -163,10 +167,40 @@ def test_too_many_are_sent_away(live):
     until(lambda: metric(service, "requests_at_work") == 0)
 
 
+def test_many_at_once_are_each_as_if_alone(chatty, tmp_path):
+    """Sessions with texts of their own are asked all at the same time, again and again: no answer is another's, and
+    nothing of it stays in memory."""
+    texts = {f"s{number}": f"{number}: {book(30 + 13 * number)}" for number in range(20)}
+    alone = {}
+    for name, text in texts.items():
+        session = Session(*chatty)
+        session.read(text, scored=False)
+        alone[name] = session.ask("Who?", max_new_tokens=10).text
+    assert len(set(alone.values())) > 10
+
+    async def rounds(url):
+        async with httpx2.AsyncClient(base_url=f"{url}/v1", timeout=60) as http:
+            for name, text in texts.items():
+                await http.post("/sessions", json={"id": name})
+                await http.post(f"/sessions/{name}/text", json={"text": text})
+            for _ in range(4):
+                body = {"question": "Who?", "max_new_tokens": 10}
+                answers = await asyncio.gather(*(http.post(f"/sessions/{name}/ask", json=body) for name in texts))
+                assert {name: answer.json()["text"] for name, answer in zip(texts, answers, strict=True)} == alone
+                gc.collect()
+                yield sum(type(each) in (Session, Snapshot, InfiniState, Writer) for each in gc.get_objects())
+
+    async def counted(url):
+        return [count async for count in rounds(url)]
+
+    with running(chatty, tmp_path) as (url, service):
+        first, *_, last = asyncio.run(counted(url))
+        assert last <= first
+        assert metric(service, "batch_size_sum") > 2 * metric(service, "batch_size_count")
+
+
 def test_silence_is_filled():
     """Without a server: what is said while nothing happens."""
-    import asyncio
-
     from infini_attention.server.streams import Done, follow
 
     async def slow(emit):
