@@ -41,7 +41,7 @@ def test_help_names_every_command(run_cli, arguments):
     "command",
     [
         *(command for command in COMMANDS if command not in ("eval", "session")),
-        *(f"session {name}" for name in ("ls", "show", "fork", "rewind", "verify", "rm")),
+        *(f"session {name}" for name in ("ls", "show", "fork", "rewind", "verify", "rebuild", "rm")),
         "eval passkey",
         "eval keys",
         "eval needle",

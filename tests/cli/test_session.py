@@ -48,6 +48,15 @@ def test_rewound_in_the_store_is_rewound_in_memory(run_json, folder):
     assert out.ask("Who?", max_new_tokens=8) == ref.ask("Who?", max_new_tokens=8)
 
 
+def test_a_new_index(run_cli, run_json, folder):
+    before = run_json("session", "ls", "--store", folder)
+    (folder / "index.sqlite").write_bytes(b"no database" * 1000)
+    code, _, err = run_cli("session", "ls", "--store", folder)
+    assert (code, "infini session rebuild" in err, err.count("\n")) == (2, True, 1)
+    assert run_json("session", "rebuild", "--store", folder) == {"store": str(folder), "left_out": []}
+    assert run_json("session", "ls", "--store", folder) == before
+
+
 def test_an_owner_has_sessions_of_its_own(run_cli, run_json, folder, tmp_path):
     key = tmp_path / "key"
     key.write_text("# mine\nkey-of-ann-0123456789\n")

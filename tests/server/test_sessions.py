@@ -176,6 +176,17 @@ def test_kept_on_the_disk(serving, tmp_path):
         read(client, "empty", "Hi")
 
 
+def test_states_are_kept_elsewhere(serving, tmp_path):
+    """The store remembers where."""
+    with serving(tmp_path, blobs=f"file://{tmp_path}/states") as client:
+        client.post(SESSIONS, json={"id": "read"})
+        text = read(client, "read", book(300)) and ask(client, "read").json()["text"]
+    assert any((tmp_path / "states" / "parts").iterdir())
+    assert not (tmp_path / "store" / "parts").exists()
+    with serving(tmp_path) as client:
+        assert ask(client, "read").json()["text"] == text
+
+
 def test_few_are_kept_in_memory(serving, tmp_path):
     from infini_attention.server.settings import Room
 

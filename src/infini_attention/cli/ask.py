@@ -1,7 +1,6 @@
 """infini ask: questions to a session, which stays as it is."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ import typer
 from infini_attention.cli.shared import common
 from infini_attention.cli.shared.lines import stdin_lines
 from infini_attention.cli.shared.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
+from infini_attention.cli.shared.stored import OwnerFile, Store, open_file_or_stored
 from infini_attention.errors import InputError
 
 NAME = "ask"
@@ -16,7 +16,7 @@ STDIN = "-"
 
 
 def run(
-    session: Annotated[Path, typer.Argument(help="A session file, which stays as it is.")],
+    session: Annotated[str, typer.Argument(help="A session file, or the name of a stored session; it stays as it is.")],
     question: Annotated[str, typer.Argument(help="- reads questions from stdin, one per line.")],
     model: common.Model = "",
     max_new_tokens: MaxNewTokens = 128,
@@ -26,14 +26,18 @@ def run(
     adapter: common.Adapter = None,
     dtype: common.DType = None,
     device: common.Device = "cpu",
+    store: Store = None,
+    key: OwnerFile = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Ask about what a session has read.
 
-    Each question is asked from the session as it is: none knows of another one. With --json, each answer is an object
-    on a line of its own.
+    Each question is asked from the session as it is: none knows of another one. Where there is no file of that name, or
+    with --store, it is one of the sessions that `infini serve` keeps. With --json, each answer is an object on a line
+    of its own.
     """
-    stream = common.open_session(common.ModelOptions(model, dtype=dtype, device=device, adapter=adapter), session)
+    options = common.ModelOptions(model, dtype=dtype, device=device, adapter=adapter)
+    stream = open_file_or_stored(options, session, store, key)
     asked = False
     for text in stdin_lines() if question == STDIN else [question]:
         if question == STDIN and not text.strip():

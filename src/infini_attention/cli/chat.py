@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from infini_attention.cli.read import blocks_of, read_with_progress, sigterm_as_
 from infini_attention.cli.shared import common
 from infini_attention.cli.shared.lines import typed_lines
 from infini_attention.cli.shared.sampling import MaxNewTokens, Seed, Temperature, TopP, sampling
+from infini_attention.cli.shared.stored import OwnerFile, Store, StoredOutput
 from infini_attention.data.text import check_text
 from infini_attention.errors import InfiniError, InputError
 
@@ -32,6 +34,14 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The session file to write at the end; may be that of --from.")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help="Go on with this stored session, or begin it; saved at the end."
+        ),
+    ] = None,
+    store: Store = None,
+    key: OwnerFile = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -51,13 +61,19 @@ def run(
     end of the input ends the chat. /rewind takes back the last message and its reply, /rewind N the last N, and
     /rewind NAME all since /mark NAME. Without a terminal, the lines come from standard input.
 
-    Ctrl-C stops a reply, and what was said of it stays said; between replies it ends the chat, which -o still saves.
-    With --json, each turn is an object on a line of its own.
+    Ctrl-C stops a reply, and what was said of it stays said; between replies it ends the chat, which -o or --session
+    still saves. A stored session is one of those that `infini serve` has. With --json, each turn is an object on a line
+    of its own.
     """
+    if name is None and (store or key):
+        raise InputError("--store and --api-key-file say where a stored session is: give its name with --session")
+    if name is not None and (session or output):
+        raise InputError("--session is saved where it is stored: leave --from and -o out, or it")
     if output is not None:
         _check_output(output, force=force or _is_same(output, session))
+    stored = None if name is None else StoredOutput(name, store, key)
     opening = common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter)
-    stream = common.open_session(opening, session)
+    stream = stored.open(opening) if stored else common.open_session(opening, session)
 
     from infini_attention.data.chat import ChatTemplate
 
@@ -71,8 +87,10 @@ def run(
         with sigterm_as_interrupt():
             chat.talk(interactive)
     finally:
-        if output is not None:
-            chat.end(output)
+        if stored is not None:
+            chat.end(stored.name, stored.save)
+        elif output is not None:
+            chat.end(str(output), _to_file(output))
 
 
 @dataclass
@@ -155,13 +173,14 @@ class _Chat:
             read_again = self.stream.rewind(to_turn=turns - count)
         self._report({"rewind": argument, "turns": self.stream.turns, "tokens_read_again": read_again}, start)
 
-    def end(self, output: Path) -> None:
+    def end(self, place: str, save: Callable[["Session"], str]) -> None:
         """Saves what was said, if anything was."""
         if not self.stream.stats.tokens_read:
-            _remark(f"nothing was said: {output} was not written", quiet=self.as_json)
+            _remark(f"nothing was said: {place} was not written", quiet=self.as_json)
             return
-        self.stream.save(output)
-        _remark(f"saved to {output}", quiet=self.as_json)
+        saved = save(self.stream)
+        changed = "" if saved == place else f": {place} was changed meanwhile, and is as it was changed"
+        _remark(f"saved to {saved}{changed}", quiet=self.as_json and not changed)
 
     def _report(self, done: dict[str, Any], start: float) -> None:
         stream = self.stream
@@ -212,6 +231,14 @@ def _check_output(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a directory; expected the name of a session file")
     common.check_output(path, force=force)
+
+
+def _to_file(path: Path) -> Callable[["Session"], str]:
+    def save(session: "Session") -> str:
+        session.save(path)
+        return str(path)
+
+    return save
 
 
 def _is_same(path: Path, other: Path | None) -> bool:

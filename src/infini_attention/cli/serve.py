@@ -21,6 +21,15 @@ def _count(name: str, text: str, least: int = 1) -> typer.models.OptionInfo:
 def run(
     model: common.Model = "",
     store: Store = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs",
+            metavar="URL",
+            help="Where a new store keeps the states: another folder, or an fsspec URL.  [default: in the store]",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     model_name: Annotated[
@@ -91,6 +100,7 @@ def run(
         model_name or Path(opening.source).name,
         source=source,
         adapter=opening.used_adapter(),
+        blobs=blobs,
         keys=keys,
         limits=Limits(
             max_body * mb,

@@ -2,14 +2,12 @@
 
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infini_attention.cli.shared import common
-from infini_attention.cli.shared.stored import Store, open_store
-from infini_attention.errors import ConfigError
+from infini_attention.cli.shared.stored import OwnerFile, Store, existing_folder, open_store, owner_in
 
 if TYPE_CHECKING:
     from infini_attention.sessions import StoredSession
@@ -19,15 +17,6 @@ NAME = "session"
 app = typer.Typer(help="List, fork, rewind, check and remove stored sessions.", rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="Of the session.")]
-OwnerFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--api-key-file",
-        metavar="FILE",
-        help="Whose sessions: those of the one API key in it.  [default: of a server without keys]",
-        show_default=False,
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +28,7 @@ def _root(context: typer.Context) -> None:
 @app.command("ls")
 def list_sessions(store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
     """List the sessions, the one that was used last coming last."""
-    sessions = [_figures(session) for session in open_store(store).sessions(owner=_owner(key))]
+    sessions = [_figures(session) for session in open_store(store).sessions(owner=owner_in(key))]
     if as_json:
         print(json.dumps({"sessions": sessions}))
         return
@@ -53,7 +42,7 @@ def list_sessions(store: Store = None, key: OwnerFile = None, as_json: common.As
 @app.command("show")
 def show(name: Name, store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
     """Show what a session is, and the places that it can go back to."""
-    session = open_store(store).get(name, owner=_owner(key))
+    session = open_store(store).get(name, owner=owner_in(key))
     places: list[dict[str, Any]] = [
         {"tokens": place.tokens, "turn": place.opens, "marks": list(place.marks)}
         for place in session.places
@@ -78,7 +67,7 @@ def fork(
     as_json: common.AsJson = False,
 ) -> None:
     """Make a second session that stands where the first one does. No state is copied."""
-    _emit(open_store(store).fork(name, copy, owner=_owner(key)), as_json)
+    _emit(open_store(store).fork(name, copy, owner=owner_in(key)), as_json)
 
 
 @app.command("rewind")
@@ -92,14 +81,31 @@ def rewind(
     as_json: common.AsJson = False,
 ) -> None:
     """Take a session back to a place that it keeps. What came after is gone, but for forks."""
-    back = open_store(store).rewind(name, to_token=to_token, to_mark=to_mark, to_turn=to_turn, owner=_owner(key))
+    back = open_store(store).rewind(name, to_token=to_token, to_mark=to_mark, to_turn=to_turn, owner=owner_in(key))
     _emit(back, as_json)
 
 
 @app.command("verify")
 def verify(name: Name, store: Store = None, key: OwnerFile = None, as_json: common.AsJson = False) -> None:
     """Read all states of a session, and compare them with their digests."""
-    _emit(open_store(store).verify(name, owner=_owner(key)), as_json, verified=True)
+    _emit(open_store(store).verify(name, owner=owner_in(key)), as_json, verified=True)
+
+
+@app.command("rebuild")
+def rebuild(
+    store: Store = None,
+    blobs: Annotated[str | None, typer.Option("--blobs", metavar="URL", help="As `infini serve` was given it.")] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Make a new index for a store whose index is damaged or missing; the old one is put aside.
+
+    Nothing else may use the store meanwhile. Sessions whose states are damaged too are left out, and named.
+    """
+    from infini_attention.sessions import rebuild_store
+
+    folder = existing_folder(store)
+    left_out = rebuild_store(folder, blobs=blobs)
+    common.emit({"store": str(folder), "left_out": left_out if as_json else ", ".join(left_out)}, as_json=as_json)
 
 
 @app.command("rm")
@@ -112,21 +118,10 @@ def remove(
     """Remove sessions for good. Forks of them stay."""
     opened = open_store(store)
     for name in names:
-        opened.get(name, owner=_owner(key))  # all are there, or nothing is removed
+        opened.get(name, owner=owner_in(key))  # all are there, or nothing is removed
     for name in names:
-        opened.delete(name, owner=_owner(key))
+        opened.delete(name, owner=owner_in(key))
     common.emit({"removed": names if as_json else ", ".join(names)}, as_json=as_json)
-
-
-def _owner(key_file: Path | None) -> str:
-    if key_file is None:
-        return ""
-    from infini_attention.server.keys import load_keys, owner_of
-
-    keys = load_keys(key_file)
-    if len(keys) != 1:
-        raise ConfigError(f"{key_file}: expected the one API key whose sessions are meant; got {len(keys)}")
-    return owner_of(keys[0])
 
 
 def _figures(session: "StoredSession") -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Service:
         self.texts = Texts(model, tokenizer, limits.prompt_tokens)
         self.prefixes = Prefixes(settings.room.prefix_bytes, self.metrics)
         store_limits = StoreLimits(limits.key_bytes, limits.sessions)
-        self.store = SessionStore(settings.store, limits=store_limits)
+        self.store = SessionStore(settings.store, blobs=settings.blobs, limits=store_limits)
         # In the same place, but counted for themselves: their owners have names that no key has.
         self.responses = SessionStore(settings.store, limits=StoreLimits(limits.key_bytes, limits.responses))
         self.records = Records(settings.store / "records.sqlite")

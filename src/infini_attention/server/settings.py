@@ -66,6 +66,7 @@ class ServerSettings:
         model_name: what clients call the model.
         source: where the model was loaded from, kept in snapshots as a hint; nothing means `model_name`.
         adapter: kept in snapshots as a hint.
+        blobs: where the states are kept, see `SessionStore`.
         keys: API keys; none means that nobody is asked for one.
         hosts: names under which a browser may know the server; none means any.
         grace_seconds: that running answers get to end in when the server is stopped.
@@ -76,6 +77,7 @@ class ServerSettings:
     model_name: str
     source: str = ""
     adapter: str = ""
+    blobs: str | None = None
     keys: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     room: Room = field(default_factory=Room)

@@ -9,7 +9,7 @@ from infini_attention.sessions.snapshot_file import SnapshotHeader, read_header
 from infini_attention.sessions.stats import ReadStats
 from infini_attention.sessions.store.quota import StoreLimits, least_recently_used
 from infini_attention.sessions.store.recovery import rebuild_store
-from infini_attention.sessions.store.rows import StoredPlace, StoredSession
+from infini_attention.sessions.store.rows import StoredPlace, StoredSession, check_name
 from infini_attention.sessions.store.session_store import SessionStore
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "StoreLimits",
     "StoredPlace",
     "StoredSession",
+    "check_name",
     "least_recently_used",
     "read_header",
     "read_together",

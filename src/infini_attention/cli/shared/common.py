@@ -17,7 +17,7 @@ from infini_attention.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from infini_attention.sessions import Session
+    from infini_attention.sessions import Session, SnapshotHeader
 
 DEFAULT_MODEL = "smollm2-135m"
 SHIPPED = "default"  # an adapter that comes with this package, in a session
@@ -135,14 +135,22 @@ def check_device(device: str) -> None:
 
 def open_session(options: ModelOptions, path: Path | None) -> "Session":
     """A new session, or the one in `path`, opened with the model that it names unless another is asked for."""
-    from infini_attention.models import InfiniSettings
-    from infini_attention.models.loading import NO_ADAPTER, is_infini
     from infini_attention.sessions import Session, read_header
 
     if path is None:
         options = replace(options, source=options.source or DEFAULT_MODEL)
         return Session(*options.open(), name=lasting(options.source), adapter=options.used_adapter())
-    header = read_header(path)
+    pair, name, adapter = open_as_read(options, read_header(path))
+    return Session.load(path, *pair, name=name, adapter=adapter)
+
+
+def open_as_read(
+    options: ModelOptions, header: "SnapshotHeader"
+) -> "tuple[tuple[PreTrainedModel, PreTrainedTokenizerBase], str, str]":
+    """The model that a session was read with, unless another is asked for; what it is called, and its adapter."""
+    from infini_attention.models import InfiniSettings
+    from infini_attention.models.loading import NO_ADAPTER, is_infini
+
     options, settings = replace(options, source=options.source or header.model), {}
     if not is_infini(options.source):
         if options.adapter is None and header.adapter != SHIPPED:
@@ -151,8 +159,7 @@ def open_session(options: ModelOptions, path: Path | None) -> "Session":
         settings.pop("backend")  # not of the conversion
         if options.adapter != NO_ADAPTER:  # which brings the others
             settings = {"segment_size": settings["segment_size"]}
-    name, adapter = lasting(options.source), options.used_adapter(**settings)
-    return Session.load(path, *options.open(**settings), name=name, adapter=adapter)
+    return options.open(**settings), lasting(options.source), options.used_adapter(**settings)
 
 
 def lasting(source: str) -> str:

@@ -1,11 +1,13 @@
 """What the index of a store says: sessions, the places in them, and which blobs are in use."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from sqlite3 import Connection, Row
 from typing import Any
 
+from infini_attention.errors import StoreError
 from infini_attention.sessions.history import Place
 from infini_attention.sessions.snapshot_file import SnapshotHeader
 from infini_attention.sessions.store.manifest import Blob
@@ -103,7 +105,17 @@ class Gone:
     blobs: set[int] = field(default_factory=set)
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RECORDED = ("owner", "name", "revision", "created", "used", "places")
+
+
+def check_name(name: str) -> None:
+    """Raises `StoreError` for a name that no session can have."""
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"a session is called by 1 to 100 letters, digits, dots, dashes and underscores, the first one a letter or "
+            f"digit; got {name!r:.120}"
+        )
 
 
 def session_row(db: Connection, owner: str, name: str) -> Row | None:

@@ -6,7 +6,6 @@ blobs, a record of it from which the index can be made anew, and the index, in o
 of it is on the disk; a process that is killed before has changed nothing. The text that a history keeps is not stored.
 """
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,14 +23,13 @@ from infini_attention.sessions.digest import prefix_digests
 from infini_attention.sessions.history import History, HistorySettings, Place
 from infini_attention.sessions.session import Session
 from infini_attention.sessions.snapshot import Snapshot
+from infini_attention.sessions.snapshot_file import SnapshotHeader
 from infini_attention.sessions.store import rows
 from infini_attention.sessions.store.depot import Depot, record_key
 from infini_attention.sessions.store.manifest import Blob, Manifest
 from infini_attention.sessions.store.quota import StoreLimits
 from infini_attention.sessions.store.reopening import reopen
-from infini_attention.sessions.store.rows import Gone, StoredPlace, StoredSession
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+from infini_attention.sessions.store.rows import Gone, StoredPlace, StoredSession, check_name
 
 
 class SessionStore:
@@ -73,7 +71,7 @@ class SessionStore:
             QuotaError: more than the owner may have.
             StoreError: nothing was read yet, or a name that cannot be.
         """
-        _check_name(name)
+        check_name(name)
         current = session.snapshot()
         if current.tokens == 0:
             raise StoreError("the session has read nothing yet: there is nothing to save")
@@ -120,7 +118,7 @@ class SessionStore:
                 session = reopen(self._depot, owner, entry.places, model, tokenizer, history)
             except FileNotFoundError as error:
                 if self.get(name, owner=owner).revision == entry.revision:
-                    raise SnapshotError(f"session {name!r}: {error.filename} is missing; use another copy") from error
+                    raise _missing(name, error) from error
                 continue  # it was replaced while it was read
             with suppress(StoreError), self._database.writing() as db:  # on a full disk it can still be used
                 rows.touch(db, owner, name, time.time())
@@ -130,6 +128,13 @@ class SessionStore:
         """What is known of a session. Raises `UnknownSessionError` where there is none of that name."""
         with self._database.reading() as db:
             return _only(db, owner, name)
+
+    def header(self, name: str, *, owner: str = "") -> SnapshotHeader:
+        """What a session says of itself, as `read_header` of a file. Raises what `load` does."""
+        try:
+            return self._depot.manifest(owner, self.get(name, owner=owner).place).header
+        except FileNotFoundError as error:
+            raise _missing(name, error) from error
 
     def sessions(self, *, owner: str = "") -> list[StoredSession]:
         """An owner's sessions, the one that was used last coming last."""
@@ -149,7 +154,7 @@ class SessionStore:
             ConflictError: there is one of the name `copy` already.
             QuotaError: more than the owner may have.
         """
-        _check_name(copy)
+        check_name(copy)
         with self._database.writing() as db:
             source, now = _only(db, owner, name), time.time()
             if rows.session_row(db, owner, copy) is not None:
@@ -245,7 +250,7 @@ class SessionStore:
             for blob in blobs:
                 self._depot.part(owner, blob)
         except FileNotFoundError as error:
-            raise SnapshotError(f"session {name!r}: {error.filename} is missing; use another copy") from error
+            raise _missing(name, error) from error
         return entry
 
     def sweep(self) -> None:
@@ -272,6 +277,10 @@ def _only(db: Connection, owner: str, name: str) -> StoredSession:
     return found[0]
 
 
+def _missing(name: str, error: FileNotFoundError) -> SnapshotError:
+    return SnapshotError(f"session {name!r}: {error.filename} is missing; use another copy")
+
+
 def _places(history: History, current: Snapshot) -> list[Place]:
     """All that a session is saved with; the last one is where it stands."""
     *before, last = history.places
@@ -279,11 +288,3 @@ def _places(history: History, current: Snapshot) -> list[Place]:
         before, last = [*before, last], Place(current)
     told = (place for place in before if place.tokens or place.marks or place.opens is not None)
     return [*told, replace(last, snapshot=current)]
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise StoreError(
-            f"a session is called by 1 to 100 letters, digits, dots, dashes and underscores, the first one a letter or "
-            f"digit; got {name!r:.120}"
-        )
