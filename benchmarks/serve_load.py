@@ -5,7 +5,8 @@
 Starts `infini serve` in a process of its own, reads into each session a text with a pass key of its own that the model
 gives when it is asked alone, and then asks all of them without a pause. Written down are: how many
 answers named the session's own key, and how many another session's; the time to the first token and between tokens; the
-server's resident set over time; and, before that, how much faster replies are written side by side than one by one.
+server's resident set over time; and, before that, how much faster replies are written side by side than one by one, and
+how long the turns of a conversation take whose whole history is sent again with each.
 """
 
 import argparse
@@ -84,12 +85,13 @@ async def measure(arguments: argparse.Namespace, samples: list[tuple[str, str]],
         filled = time.perf_counter() - start
         print(f"{len(names)} sessions of {arguments.tokens} tokens in {filled:.1f} s", file=sys.stderr)
         side_by_side = await throughput(http, names, arguments.rows, arguments.reply_tokens)
+        turns = await history(http, arguments.turns)
         end = time.perf_counter() + arguments.seconds
         watching = asyncio.create_task(watch(figures, pid, end))
         pairs = zip(names, samples, strict=True)
         await asyncio.gather(*(ask_on(http, name, key, keys, figures, end) for name, (_, key) in pairs))
         await watching
-    return {"seconds_to_fill": filled, "throughput": side_by_side, **summary(figures)}
+    return {"seconds_to_fill": filled, "throughput": side_by_side, "history": turns, **summary(figures)}
 
 
 async def fill(http: httpx2.AsyncClient, name: str, text: str) -> None:
@@ -149,6 +151,26 @@ async def throughput(http: httpx2.AsyncClient, names: list[str], rows: int, toke
     return {"rows": rows, "one_by_one": alone, "side_by_side": together, "ratio": together / alone}
 
 
+async def history(http: httpx2.AsyncClient, turns: int) -> dict[str, Any]:
+    """A text that grows by the same words and a reply at each turn, and is sent whole: seconds of the turns, medians of
+    the five at the start and at the end; the first turn is not among them."""
+    model = (await http.get("/v1/models")).json()["data"][0]["id"]
+    text, seconds, read = "", list[float](), list[int]()
+    for _ in range(turns):
+        text += " She looked out of the window, and saw that it rained."
+        start = time.perf_counter()
+        body = {"model": model, "prompt": text, "max_tokens": 8, "temperature": 0}
+        answer = await http.post("/v1/completions", json=body)
+        seconds.append(time.perf_counter() - start)
+        answer.raise_for_status()
+        done = answer.json()
+        text += done["choices"][0]["text"]
+        read.append(done["usage"]["prompt_tokens"] - done["usage"]["prompt_tokens_details"]["cached_tokens"])
+    first, last = statistics.median(seconds[1:6]), statistics.median(seconds[-5:])
+    tokens = {"tokens": done["usage"]["prompt_tokens"], "read_at_turn_2": read[1], "read_at_the_last": read[-1]}
+    return {"turns": turns, **tokens, "first_seconds": first, "last_seconds": last, "ratio": last / first}
+
+
 async def watch(figures: Figures, pid: int, end: float) -> None:
     """The server's resident set, once a second."""
     process, start = psutil.Process(pid), time.perf_counter()
@@ -193,6 +215,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of each session's text with its question")
     parser.add_argument("--rows", type=int, default=16, help="replies side by side, for the throughput")
     parser.add_argument("--reply-tokens", type=int, default=64, help="of each of these")
+    parser.add_argument("--turns", type=int, default=100, help="of the conversation that is sent again")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     samples, passed_over = samples_of(arguments.model, arguments.sessions, arguments.tokens)
