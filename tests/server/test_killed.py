@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2
 import pytest
 
 from infini_attention.sessions import SessionStore
 from infini_attention.sessions.digest import TokenDigest
+from processes import environment
 from tiny import save_model
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def nursery(chatty, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=environment(),
     )
 
     @contextmanager

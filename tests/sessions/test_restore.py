@@ -1,10 +1,8 @@
 """Saved, killed with kill -9, and restored in a new process: what comes next is equal to the last bit."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import torch
 from infini_attention.models import load_model, load_tokenizer
 from infini_attention.models.known import builtin_path
 from infini_attention.sessions import Session
+from processes import environment
 from streams import greedy
 from tiny import book, infini_model, save_model
 
@@ -49,11 +48,10 @@ torch.save(greedy(store.load("stored", model, tokenizer), COUNT), where + "/stor
 @pytest.mark.parametrize("rule", ["delta", "builtin"])
 def test_the_next_tokens_and_their_logits(rule, tmp_path):
     folder = builtin_path() if rule == "builtin" else save_model(tmp_path / "model", infini_model(rule=rule))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
     def start(what, **options):
         arguments = [sys.executable, "-c", PROCESS, what, str(folder), str(tmp_path)]
-        return subprocess.Popen(arguments, env=environment, text=True, **options)
+        return subprocess.Popen(arguments, env=environment(), text=True, **options)
 
     with start("save", stdout=subprocess.PIPE) as saving:
         assert saving.stdout.readline() == "saved\n"

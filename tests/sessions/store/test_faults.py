@@ -23,6 +23,7 @@ from infini_attention.models import load_model
 from infini_attention.models.tensor_file import replace_file
 from infini_attention.sessions import Session, SessionStore, rebuild_store
 from infini_attention.sessions.store import blobs, depot
+from processes import environment
 from streams import assert_equal
 from tiny import book, byte_tokenizer, infini_model, new_session, save_model
 
@@ -121,9 +122,8 @@ def run_workers(mode, tmp_path, count):
     model = save_model(tmp_path / "model", infini_model())
     log = tmp_path / "acknowledged"
     log.touch()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", WORKERS, mode, model, tmp_path / "store", log, str(count)]
-    done = subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*map(str, arguments)], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = log.read_text().splitlines(keepends=True)
     return load_model(model), [json.loads(line) for line in lines if line.endswith("\n")]
