@@ -9,6 +9,7 @@ import torch
 from chats import chat_model, chat_tokenizer, conversation, whole_ids
 from server_helpers import running
 
+pytestmark = pytest.mark.slow
 TURNS, REPLY_TOKENS = 100, 6
 
 

@@ -167,6 +167,7 @@ def test_too_many_are_sent_away(live):
     until(lambda: metric(service, "requests_at_work") == 0)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_each_as_if_alone(chatty, tmp_path):
     """Sessions with texts of their own are asked all at the same time, again and again: no answer is another's, and
     nothing of it stays in memory."""
