@@ -1,6 +1,7 @@
 """Who may see what, and what is too much."""
 
 import asyncio
+import stat
 
 import pytest
 
@@ -95,6 +96,12 @@ class TestKeys:
         path.write_text(content)
         with pytest.raises(ConfigError):
             load_keys(path)
+
+    def test_others_on_this_machine_cannot_read_what_was_answered(self, serving, tmp_path):
+        (tmp_path / "store").mkdir(mode=0o755)
+        with serving(tmp_path):
+            for path in (tmp_path / "store").glob("records.sqlite*"):
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
 class TestLimits:

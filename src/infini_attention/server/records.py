@@ -34,6 +34,7 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.Lock()
         with self._errors():
+            path.touch(mode=0o600)  # what was answered is in it
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -71,7 +72,7 @@ class Records:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(f"{self.path}: could not be used ({error}); nothing that was stored is lost") from error
         except sqlite3.Error as error:
             raise StoreError(
