@@ -37,6 +37,11 @@ class TestIntervalOfMean:
         assert (low + high) / 2 == pytest.approx(0.5)
         assert 4 * (pooled[1] - pooled[0]) < high - low < 0.7 * (few[1] - few[0])  # ten trials decide one half of it
 
+    @pytest.mark.parametrize("sizes", [[3] * 42, [5, 20, 40, 40], [1, 7, 49]])
+    def test_all_hits_end_at_exactly_one(self, sizes):
+        assert wilson_interval_of_mean([(size, size) for size in sizes])[1] == 1.0
+        assert wilson_interval_of_mean([(0, size) for size in sizes])[0] == 0.0
+
     @pytest.mark.parametrize("cells", [[], [(3, 3), (0, 0)]])
     def test_what_is_no_mean(self, cells):
         with pytest.raises(ValueError, match="expected cells with at least one trial each"):

@@ -36,7 +36,7 @@ def wilson_interval_of_mean(cells: Collection[tuple[int, int]]) -> tuple[float, 
     if not cells or not all(trials for _, trials in cells):
         raise ValueError(f"expected cells with at least one trial each; got {list(cells)}")
     trials = len(cells) ** 2 / sum(1 / trials for _, trials in cells)
-    return wilson_interval(trials * sum(hits / of for hits, of in cells) / len(cells), trials)
+    return wilson_interval(trials * (sum(hits / of for hits, of in cells) / len(cells)), trials)
 
 
 def standard_error(values: Sequence[float]) -> float | None:
