@@ -77,12 +77,13 @@ def test_while_the_model_is_loaded(text, model_dir, run_cli, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_text_64_times_as_long_takes_no_more_memory(tmp_path):
+def test_a_text_16_times_as_long_takes_no_more_memory(tmp_path):
+    """The shorter one is long enough for all that is taken once."""
     vocabulary = 2000
     tokenizer, small = byte_level(vocab_size=vocabulary), book()[: 3 << 15]
     model = convert(base_model(layers=1, width=16, vocabulary=vocabulary), segment_size=256)
     folder, peaks = save_model(tmp_path / "model", model, tokenizer), []
-    for repeats in (1, 64):
+    for repeats in (4, 64):
         text = tmp_path / f"{repeats}.txt"
         text.write_text(small * repeats, encoding="utf-8")
         result, code = finish(start("read", text, "-m", folder, "--no-score", "--chunk-size", 4096))
@@ -90,4 +91,4 @@ def test_a_text_64_times_as_long_takes_no_more_memory(tmp_path):
         assert result["tokens_read"] > repeats * len(small) / 5
         peaks.append(result["peak_rss_bytes"])
     print(f"{peaks[0] / 1e6:.1f} MB, then {peaks[1] / 1e6:.1f} MB")
-    assert peaks[1] - peaks[0] < 10e6  # the tokens alone would take 60 MB, the text 6 MB
+    assert peaks[1] - peaks[0] < 10e6  # the tokens alone would take 56 MB, the text 6 MB

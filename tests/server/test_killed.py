@@ -97,7 +97,7 @@ class Client:
     def read(self, http, name):
         stored = http.get(f"/sessions/{name}").json()["infini"]["tokens_seen"] / len(PIECE.format(0))
         assert stored - self.pieces[name] in (0, 1)  # one may have been written and not yet answered
-        count = int(stored)
+        self.pieces[name] = count = int(stored)  # which is now answered
         while True:
             answer = http.post(f"/sessions/{name}/text", json={"text": PIECE.format(count)})
             assert answer.status_code == 200, answer.text
