@@ -16,7 +16,7 @@ from infini_attention.errors import ConfigError, InfiniError
 from infini_attention.evaluation.perplexity.losses import plain_losses, token_losses
 from infini_attention.evaluation.stream import Stream, is_infini_model, read_span, subject_of
 from infini_attention.evaluation.writing import write
-from infini_attention.models import InfiniCache, load_model, load_tokenizer
+from infini_attention.models import load_model, load_tokenizer
 from infini_attention.models.loading import load_base
 
 try:
@@ -183,7 +183,7 @@ class InfiniLM(TemplateLM):
     def _losses(self, ids: Tensor) -> Tensor:
         if not is_infini_model(self.model):
             return plain_losses(self.subject.open_stream(), ids)
-        return token_losses(self.model, ids, InfiniCache(self.model.config.num_hidden_layers), memory=self.memory)
+        return token_losses(self.model, ids, memory=self.memory)
 
 
 def _score(stream: Stream, ids: list[int]) -> tuple[float, bool]:

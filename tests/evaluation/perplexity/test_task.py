@@ -14,7 +14,7 @@ from infini_attention.evaluation.perplexity.losses import token_losses
 from infini_attention.evaluation.perplexity.task import measure, segment_sums
 from infini_attention.evaluation.perplexity.texts import Text
 from infini_attention.evaluation.stream import ModelStream
-from infini_attention.models import InfiniCache, convert
+from infini_attention.models import convert
 from tiny import SEGMENT, base_model, book, byte_tokenizer, infini_model
 
 LENGTH = 7 * SEGMENT + 5
@@ -31,8 +31,7 @@ def texts():
 
 
 def losses(model, text, mode, **options):
-    cache = InfiniCache(model.config.num_hidden_layers)
-    return token_losses(model, text.token_ids, cache, memory=mode == "on", **options)
+    return token_losses(model, text.token_ids, memory=mode == "on", **options)
 
 
 def one_by_one(model, text, mode):

@@ -19,7 +19,6 @@ PIECE_TOKENS = 4096  # read at a time; changes no result
 def token_losses(
     model: PreTrainedModel,
     token_ids: Tensor,
-    cache: InfiniCache,
     *,
     memory: bool = True,
     piece_tokens: int = PIECE_TOKENS,
@@ -30,7 +29,6 @@ def token_losses(
     Args:
         model: an Infini model.
         token_ids: `[N]` integers, all of the text.
-        cache: an empty one; at the end, that of a stream that has read all of the text.
         memory: False leaves every memory empty, so that the model sees its window alone: the segment and its overlap
             with the one before.
         piece_tokens: read at a time, rounded down to whole segments, of which there is at least one.
@@ -40,6 +38,7 @@ def token_losses(
     piece_size = max(1, piece_tokens // size) * size
     losses = [torch.zeros(1, dtype=torch.float64)]
     base: torch.nn.Module = model.base_model
+    cache = InfiniCache(model.config.num_hidden_layers)
     with nullcontext() if memory else _without_memory(model):
         for start in range(0, len(token_ids), piece_size):
             # One more token than is read: the last position of a piece foretells the first token of the next one.

@@ -14,7 +14,6 @@ from infini_attention.evaluation.journal import Journal, Record
 from infini_attention.evaluation.perplexity.losses import plain_losses, token_losses
 from infini_attention.evaluation.perplexity.texts import Text
 from infini_attention.evaluation.stream import is_infini_model, subject_of
-from infini_attention.models import InfiniCache
 from infini_attention.models.config import DEFAULT_SEGMENT_SIZE
 from infini_attention.models.states import empty_states, full_kv_bytes
 
@@ -86,13 +85,7 @@ def _read(
         losses = plain_losses(stream, text.token_ids, on_piece=lambda done: on_piece(done, stream.nbytes))
         return losses, stream.nbytes, stream.nbytes
     nbytes = sum(state.nbytes for state in empty_states(model))
-    losses = token_losses(
-        model,
-        text.token_ids,
-        InfiniCache(model.config.num_hidden_layers),
-        memory=mode == "on",
-        on_piece=lambda done: on_piece(done, nbytes),
-    )
+    losses = token_losses(model, text.token_ids, memory=mode == "on", on_piece=lambda done: on_piece(done, nbytes))
     return losses, nbytes, full_kv_bytes(model, len(text.token_ids))
 
 
