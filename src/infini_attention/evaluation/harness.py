@@ -14,6 +14,7 @@ from torch import Tensor
 
 from infini_attention.errors import ConfigError, InfiniError
 from infini_attention.evaluation.perplexity.losses import plain_losses, token_losses
+from infini_attention.evaluation.pieces import whole_segments
 from infini_attention.evaluation.stream import Stream, is_infini_model, read_span, subject_of
 from infini_attention.evaluation.writing import write
 from infini_attention.models import load_model, load_tokenizer
@@ -28,7 +29,7 @@ except ImportError as error:
     ) from error
 
 NAME = "infini"
-PIECE_TOKENS, SCORED_TOKENS = 4096, 256  # read, and scored, at a time; change no result
+SCORED_TOKENS = 256  # at a time; changes no result
 DEFAULT_DEVICE = "cuda:0"  # of lm-eval
 NEW_TOKENS = 256  # unless a task says otherwise, as in lm-eval's own models
 
@@ -176,7 +177,7 @@ class InfiniLM(TemplateLM):
         if not self.memory:
             ids = ids[len(ids) // self.subject.unit * self.subject.unit :]
         stream = self.subject.open_stream()
-        piece_size = max(1, PIECE_TOKENS // self.subject.unit) * self.subject.unit
+        piece_size = whole_segments(self.subject.piece_tokens, self.subject.unit)
         read_span(stream, torch.tensor([ids], dtype=torch.int64), 0, len(ids), piece_size)
         return stream
 

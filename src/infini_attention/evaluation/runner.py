@@ -11,11 +11,10 @@ from torch import Tensor
 
 from infini_attention.data.recall import RecallSample
 from infini_attention.evaluation.journal import Journal, Record
+from infini_attention.evaluation.pieces import whole_segments
 from infini_attention.evaluation.recall import Outcome
 from infini_attention.evaluation.stream import Stream, Subject
 from infini_attention.evaluation.trunk import Trunk
-
-PIECE_TOKENS = 4096  # read at a time, over all rows of a batch: what stays in a processor's cache
 
 
 class Task(Protocol):
@@ -57,7 +56,7 @@ def run(
     subject: Subject,
     journal: Journal,
     *,
-    piece_tokens: int = PIECE_TOKENS,
+    piece_tokens: int | None = None,
     on_sample: Callable[[int, int, int], None] = lambda done, of, tokens: None,
 ) -> list[Record]:
     """The records of all cells, those that the journal had included.
@@ -66,12 +65,13 @@ def run(
         task: gives the samples.
         subject: reads them.
         journal: what was run before; a cell with the same key and the same model is not run again.
-        piece_tokens: read at a time, over all rows of a batch; changes no result.
+        piece_tokens: read at a time, over all rows of a batch; None means what suits the subject. Changes no result.
         on_sample: called after each batch with the samples done, their number, and the tokens read.
     """
     cells = [(task.key(cell) | {"fingerprint": subject.about["fingerprint"]}, cell) for cell in task.cells()]
     due = [(key, cell) for key, cell in cells if journal.find(key) is None]
     trunk = Trunk(subject.open_stream)
+    piece_tokens = subject.piece_tokens if piece_tokens is None else piece_tokens
     done = tokens = 0
     drawn = ([task.sample(cell, index) for index in range(task.samples)] for _, cell in due)
     for (key, _), (samples, following) in zip(due, pairwise(chain(drawn, [[]])), strict=True):
@@ -81,7 +81,7 @@ def run(
         for rows in _batches(samples, max(1, piece_tokens // row_tokens)):
             batch = [samples[row] for row in rows]
             after = [following[row] for row in rows] if following else []
-            piece_size = max(1, piece_tokens // len(batch) // subject.unit) * subject.unit
+            piece_size = whole_segments(piece_tokens // len(batch), subject.unit)
             shared = _stack(after) if len({len(sample.token_ids) for sample in after}) == 1 else None
             stream, place = trunk.branch(_stack(batch), shared, batch[0].questions[0][0], piece_size)
             outcome = task.ask(stream, batch, start=place, piece_size=piece_size)

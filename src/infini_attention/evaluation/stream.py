@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from infini_attention.evaluation.pieces import CPU_TOKENS, piece_tokens_on
 from infini_attention.evaluation.plain import PlainStream, attention_of, piece_tokens_of, trained_length
 from infini_attention.models import InfiniCache
 from infini_attention.models.fingerprint import fingerprint
@@ -88,12 +89,14 @@ class Subject:
         segment_size: in tokens; None where there are no segments: attention sees everything, or there is none.
         overlap: tokens of the segment before that attention sees too.
         about: what each record says about the model, its fingerprint at least.
+        piece_tokens: to read at a time, over all rows of a batch.
     """
 
     open_stream: Callable[[], Stream]
     segment_size: int | None
     about: dict[str, Any]
     overlap: int = 0
+    piece_tokens: int = CPU_TOKENS
 
     @property
     def unit(self) -> int:
@@ -108,15 +111,16 @@ def subject_of(model: PreTrainedModel) -> Subject:
         ModelError: one that cannot go on from its cache.
     """
     about: dict[str, Any] = {"fingerprint": fingerprint(model)}
+    piece_tokens = piece_tokens_on(model.device)
     if not is_infini_model(model):
-        piece_tokens = piece_tokens_of(model)
+        own_piece = piece_tokens_of(model)
         about |= {"attention": attention_of(model), "rule": None, "segment_size": None}
         about |= {"trained_length": trained_length(model)}
-        return Subject(lambda: PlainStream(model, piece_tokens=piece_tokens), None, about)
+        return Subject(lambda: PlainStream(model, piece_tokens=own_piece), None, about, piece_tokens=piece_tokens)
     settings = model.config.infini_settings
     about |= {"attention": "infini", "rule": settings.rule, "segment_size": settings.segment_size}
     about["overlap"] = settings.overlap
-    return Subject(lambda: ModelStream(model), settings.segment_size, about, settings.overlap)
+    return Subject(lambda: ModelStream(model), settings.segment_size, about, settings.overlap, piece_tokens)
 
 
 def is_infini_model(model: PreTrainedModel) -> bool:

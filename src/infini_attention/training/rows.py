@@ -6,8 +6,10 @@ from torch import Tensor
 
 from infini_attention.training.entries import Loss
 
-# Rows that make up so many tokens go through the model together: more of them fall out of a processor's cache.
-ROWS_TOKENS = 2048
+# Rows that make up so many tokens go through the model together. More of them fall out of a processor's cache; a GPU
+# has to be kept busy, and its memory bounds them.
+CPU_TOKENS = 2048
+GPU_TOKENS = 16384
 
 
 class Rows(NamedTuple):
@@ -33,8 +35,8 @@ class Counts(NamedTuple):
 
 
 def split_rows(ids: Tensor, answers: Tensor, weights: Loss) -> list[Rows]:
-    """Parts of about `ROWS_TOKENS` tokens. Rows of text lie apart from others where these have another weight."""
-    rows = max(1, ROWS_TOKENS // ids.shape[1])
+    """Parts of as many tokens as suit the device. Rows of text lie apart from others of another weight."""
+    rows = max(1, (CPU_TOKENS if ids.device.type == "cpu" else GPU_TOKENS) // ids.shape[1])
     kinds = [Rows(ids, answers, weights.text)]
     if weights.of_filler != weights.text:
         asks = (answers > 0).any(1)

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from infini_attention.evaluation.pieces import piece_tokens_on, whole_segments
 from infini_attention.evaluation.stream import Stream
 from infini_attention.models import InfiniCache
 from infini_attention.models.scoring import POSITIONS, score
-
-PIECE_TOKENS = 4096  # read at a time; changes no result
 
 
 @torch.inference_mode()
@@ -21,7 +20,7 @@ def token_losses(
     token_ids: Tensor,
     *,
     memory: bool = True,
-    piece_tokens: int = PIECE_TOKENS,
+    piece_tokens: int | None = None,
     on_piece: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Losses `[N]` (float64, in nats) of a text from its beginning on; 0 for the first token, which nothing foretells.
@@ -31,11 +30,12 @@ def token_losses(
         token_ids: `[N]` integers, all of the text.
         memory: False leaves every memory empty, so that the model sees its window alone: the segment and its overlap
             with the one before.
-        piece_tokens: read at a time, rounded down to whole segments, of which there is at least one.
+        piece_tokens: read at a time, rounded down to whole segments; None means what suits the device. It changes
+            no result.
         on_piece: called after each piece with the tokens read so far.
     """
     size = model.config.infini_settings.segment_size
-    piece_size = max(1, piece_tokens // size) * size
+    piece_size = whole_segments(piece_tokens_on(model.device) if piece_tokens is None else piece_tokens, size)
     losses = [torch.zeros(1, dtype=torch.float64)]
     base: torch.nn.Module = model.base_model
     cache = InfiniCache(model.config.num_hidden_layers)

@@ -12,8 +12,8 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.retention import written_keys
 from infini_attention.data.seeds import evaluation_rng
 from infini_attention.evaluation.journal import Journal, Record
+from infini_attention.evaluation.pieces import whole_segments
 from infini_attention.evaluation.recall import recall
-from infini_attention.evaluation.runner import PIECE_TOKENS
 from infini_attention.evaluation.stats import wilson_interval
 from infini_attention.evaluation.stream import Subject, read_span
 from infini_attention.evaluation.summary import summarize
@@ -117,7 +117,7 @@ def _stream(task: RetentionTask, subject: Subject, index: int) -> tuple[Record, 
     border = -(-len(written.token_ids) // unit) * unit  # of the segment in which the last key ends
     places = [border + distance * unit for distance in sorted(set(task.segments))]
     ids = torch.cat([written.token_ids, task.haystack.cut(places[-1] - len(written.token_ids), rng)])[None]
-    piece_size = max(1, PIECE_TOKENS // unit) * unit
+    piece_size = whole_segments(subject.piece_tokens, unit)
     stream, start, hits = subject.open_stream(), 0, []
     for place in places:
         read_span(stream, ids, start, place, piece_size)

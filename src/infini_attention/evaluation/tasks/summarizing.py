@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from infini_attention.data.chat import answer_ends, question_tokens
 from infini_attention.data.tokens import encode_after, tokenize_stream
 from infini_attention.errors import ConfigError
+from infini_attention.evaluation.pieces import whole_segments
 from infini_attention.evaluation.stream import Subject, read_span
 from infini_attention.evaluation.writing import write
 
 ASK_NOTE = "Summarize the text above in two or three sentences."
 ASK_WHOLE = "Summarize the whole text above in a few sentences."
-PIECE_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Summarizer:
 
     def _notes(self, ids: Tensor) -> tuple[list[list[int]], int]:
         """The tokens of the note at each place, from a fork of one stream, and the bytes of both."""
-        places, piece_size = self.places(len(ids)), max(1, PIECE_TOKENS // self.subject.unit) * self.subject.unit
+        places, piece_size = self.places(len(ids)), whole_segments(self.subject.piece_tokens, self.subject.unit)
         asked = torch.tensor([question_tokens(self.tokenizer, ASK_WHOLE if len(places) == 1 else ASK_NOTE)])
         ends, lines = answer_ends(self.tokenizer), not self.tokenizer.chat_template
         stream, start, notes, nbytes = self.subject.open_stream(), 0, [], 0
