@@ -6,7 +6,7 @@ are pairs such as `amber-harbor`; and the filler ends anywhere.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,9 @@ from infini_attention.errors import InputError
 class RulerSample(RecallSample):
     """A prompt, `token_ids [T]`, and what its continuation should contain.
 
-    There is one question, at the end of the prompt; `questions` and `sources` have an entry for each expected string.
-    For a variable, the source is the needle that assigns to it; those that it hangs on stand before it. What all of a
-    list tells (`cwe`, `fwe`) has no needle, and no source.
+    There is one question, at the end of the prompt or in front of the answers; `questions` and `sources` have an entry
+    for each expected string. For a variable, the source is the needle that assigns to it; those that it hangs on stand
+    before it. What all of a list tells (`cwe`, `fwe`) has no needle, and no source.
 
     Attributes:
         expected: strings; the score is the share of them that is written, in upper or lower case.
@@ -45,6 +45,7 @@ def ruler_sample(
     haystack: Haystack | None,
     *,
     with_needle: bool = True,
+    answered: bool = False,
 ) -> RulerSample:
     """A sample of subtask `name` whose prompt and answer together take at most `length` tokens.
 
@@ -56,6 +57,7 @@ def ruler_sample(
         rng: draws all there is to draw.
         haystack: the filler; None for a list.
         with_needle: False leaves out the needles that are asked about, which makes the answer unknowable: a control.
+        answered: the answer follows, and the sample has exactly `length` tokens: for training. Not of a list.
 
     Raises:
         InputError: a length that is too small, or a tokenizer that changes the needles.
@@ -68,24 +70,35 @@ def ruler_sample(
     question = encode_after(".", puzzle.question, tokenizer).token_ids
     kept = [number for number in range(len(puzzle.needles)) if with_needle or number not in puzzle.tells]
     hidden = [encode_after(".", puzzle.needles[number], tokenizer).token_ids for number in kept]
-    used, total = len(opening) + sum(map(len, hidden)) + len(question), length - kind.new_tokens
+    answer = [_encode(tokenizer, part) for part in _parts(puzzle.expected)] if answered else []
+    room = sum(map(len, answer)) if answered else kind.new_tokens
+    used, total = len(opening) + sum(map(len, hidden)) + len(question), length - room
     if total < used:
-        raise _too_short(name, length, used + kind.new_tokens)
+        raise _too_short(name, length, used + room)
     filler = haystack.cut(total - used, rng)
     _check_told(tokenizer, puzzle, dict(zip(kept, hidden, strict=True)))
     text = Assembly()
     text.add(opening)
     needles = text.hide(hidden, sentence_ends(tokenizer, filler, len(kept), rng), filler)
     spans, asked = dict(zip(kept, needles, strict=True)), text.add(question)
+    answers = tuple(text.add(part) for part in answer)
     return RulerSample(
         text.token_ids,
-        answers=(),
+        answers=answers,
         needles=needles,
         questions=(asked,) * len(puzzle.expected),
         sources=tuple(spans.get(number) for number in puzzle.tells),
         expected=tuple(puzzle.expected),
         new_tokens=kind.new_tokens,
     )
+
+
+def _parts(expected: Sequence[str]) -> list[str]:
+    """` a`, `, b`, `, c.`: an answer that names them all."""
+    return [
+        f"{', ' if number else ' '}{value}{'.' if number == len(expected) - 1 else ''}"
+        for number, value in enumerate(expected)
+    ]
 
 
 def _check_told(tokenizer: PreTrainedTokenizerBase, puzzle: Puzzle, hidden: dict[int, list[int]]) -> None:

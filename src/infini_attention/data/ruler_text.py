@@ -90,6 +90,8 @@ def _keys(kind: Kind, rng: random.Random) -> Puzzle:
     pairs = [(key, drawn.pop()) for key in keys for _ in range(kind.values)]
     order = rng.sample(range(count), count)
     expected = list(range(kind.asked * kind.values))
+    if kind.asked == 1:  # values of one key are named in the order of the text
+        expected.sort(key=order.index)
     opening, question = wording(what, keys[: kind.asked], one=len(expected) == 1)
     return Puzzle(
         opening,

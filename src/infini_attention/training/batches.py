@@ -20,6 +20,8 @@ from infini_attention.data.facts import facts
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES, made_up_names
 from infini_attention.data.recall import RecallSample, named_keys, passkey
+from infini_attention.data.ruler import ruler_sample
+from infini_attention.data.ruler_text import KINDS as RULER_KINDS
 from infini_attention.data.seeds import training_rng
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.models import InfiniSettings
@@ -91,6 +93,7 @@ class RecipeBatches(IterableDataset):
             "named_keys": self._named_keys,
             "text": self._text,
             "facts": self._facts,
+            "needles": self._needles,
         }
         shares = self.recipe.mixture_of(stage).model_dump()
         return tasks[rng.choices(list(shares), list(shares.values()))[0]](
@@ -138,6 +141,16 @@ class RecipeBatches(IterableDataset):
                 if count == 1:
                     raise
                 count //= 2
+
+    def _needles(self, stage: Stage, rng: random.Random) -> RecallSample:
+        """One of the tasks of `infini eval ruler` that hide sentences in a text, its answer included."""
+        name = rng.choice([name for name, kind in RULER_KINDS.items() if kind.haystack != "list"])
+        in_book = self.books is not None and RULER_KINDS[name].haystack == "book"
+        haystack = self.books if in_book and self.books is not None else self.filler
+        try:
+            return ruler_sample(self.tokenizer, name, stage.length, rng, haystack, answered=True)
+        except InputError:  # too short for so much
+            return self._passkey(stage, rng)
 
     def _text(self, stage: Stage, rng: random.Random) -> RecallSample:
         assert self.documents is not None

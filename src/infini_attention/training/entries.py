@@ -22,6 +22,7 @@ class Mixture(Part):
     named_keys: Share = 0.0
     text: Share = 0.0
     facts: Share = 0.0
+    needles: Share = 0.0
 
     @model_validator(mode="after")
     def _something(self) -> "Mixture":
