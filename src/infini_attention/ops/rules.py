@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infini_attention.ops.features import elu_plus_one, rms_norm, unit_silu
+from infini_attention.ops.scan import affine_scan
 from infini_attention.shapes import (
     BlockKeys,
     BlockScalars,
@@ -120,7 +121,7 @@ def _delta(k: BlockKeys, z: NormalizersAround, added: Memories, start: Tensor) -
     taken = k.transpose(-1, -2) @ (k / denominator.masked_fill(denominator == 0, 1))
     taken = taken * (z[:, :, :-1] != 0).any(-1)[..., None, None]  # an empty memory has nothing to take away
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    starts = torch.cat((start[:, :, None], _affine_scan(identity - taken, added, start)), 2)
+    starts = torch.cat((start[:, :, None], affine_scan(identity - taken, added, start)), 2)
     return starts, added - taken @ starts[:, :, :-1]
 
 
@@ -174,16 +175,4 @@ def _gated_delta(
     ) * beta.transpose(-1, -2)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     transition = (identity if kept is None else kept * identity) - solved @ erased
-    return _affine_scan(transition, solved @ v, start)[:, :, blocks - 1 :: blocks]
-
-
-def _affine_scan(transition: Tensor, added: Memories, start: Tensor) -> Memories:
-    """M after each step of M' = A M + Q, from `start` `[B, G, K, V]`: the only loop over a text."""
-    batch, heads, steps, key_dim, value_dim = added.shape
-    A = transition.reshape(batch * heads, steps, key_dim, key_dim).unbind(1)
-    Q = added.reshape(batch * heads, steps, key_dim, value_dim).unbind(1)
-    M, ends = start.reshape(batch * heads, key_dim, value_dim), []
-    for step in range(steps):
-        M = torch.baddbmm(Q[step], A[step], M)
-        ends.append(M)
-    return torch.stack(ends, 1).view(batch, heads, steps, key_dim, value_dim)
+    return affine_scan(transition, solved @ v, start)[:, :, blocks - 1 :: blocks]
