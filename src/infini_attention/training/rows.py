@@ -9,7 +9,7 @@ from infini_attention.training.entries import Loss
 # Rows that make up so many tokens go through the model together. More of them fall out of a processor's cache; a GPU
 # has to be kept busy, and its memory bounds them.
 CPU_TOKENS = 2048
-GPU_TOKENS = 16384
+GPU_TOKENS = 8192
 
 
 class Rows(NamedTuple):
