@@ -16,7 +16,7 @@ from helpers import FLOAT32, assert_all_close, assert_close
 from infini_attention.errors import ConfigError, ModelError
 from infini_attention.models import load_model, read_adapter_header
 from infini_attention.models.loading import load_base
-from infini_attention.training.adapting import AdapterTrainer, adapted_model, trained
+from infini_attention.training.adapting import AdapterTrainer, adapted_model, started, trained
 from infini_attention.training.batches import RecipeBatches
 from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import last_checkpoint, recipe_tokenizer, train, training_arguments
@@ -109,6 +109,24 @@ def test_only_the_memory_learns(place, tmp_path, monkeypatch):
     assert seen.keys() - changed == base.keys()
     assert all(torch.equal(seen[name], parameter) for name, parameter in base.items())
     assert seen["model.layers.1.self_attn.infini.q_up"].dtype == torch.float32
+
+
+def test_it_goes_on_from_an_adapter(finished, place, tmp_path):
+    """With the adapter's settings, whatever the recipe says, and every parameter where it was left."""
+    path = finished[1] / "adapter.safetensors"
+    recipe = started(recipe_in(place, start=str(path)).model_copy(update={"model": {"infini": {"rank": 2}}}))
+    assert recipe.model["infini"]["rank"] == 4
+    before = trained(load_model(place / "base", path))
+    after = trained(adapted_model(recipe, recipe_tokenizer(recipe)))
+    assert after.keys() < before.keys()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in after.items())
+
+
+def test_a_lora_cannot_learn_on(place, tmp_path):
+    pytest.importorskip("peft")
+    train(recipe_in(place, "lora.rank=2", "curriculum=[{length=320, steps=1}]"), tmp_path)
+    with pytest.raises(ConfigError, match="has a LoRA"):
+        started(recipe_in(place, start=str(tmp_path / "adapter.safetensors")))
 
 
 def test_it_learns_and_says_so(finished):

@@ -29,6 +29,10 @@ def run(
         ),
     ] = None,
     changes: training.Changes = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--start", metavar="ADAPTER", help="Go on with the memory of an adapter, as it was set up."),
+    ] = None,
     lora: Annotated[
         int | None,
         typer.Option("--lora", metavar="RANK", min=1, help="Train changes of this rank of the model's attention too."),
@@ -55,12 +59,14 @@ def run(
     """
     common.check_output(output, force=force)
     training.check_extra()
-    loaded = _recipe(model, books, recipe, changes or [], lora)
+    loaded = _recipe(model, books, recipe, changes or [], lora, start)
     where = Path("runs") / output.stem if folder is None else folder
     training.run_recipe(loaded, where, adapter=output, resume=resume, threads=threads, as_json=as_json)
 
 
-def _recipe(model: str, books: list[Path] | None, path: Path | None, changes: list[str], lora: int | None) -> "Recipe":
+def _recipe(
+    model: str, books: list[Path] | None, path: Path | None, changes: list[str], lora: int | None, start: Path | None
+) -> "Recipe":
     """The recipe with the options in it. That of this package makes do with repeated filler if there is no text."""
     from infini_attention.training.recipe import ADAPT_RECIPE, load_recipe
 
@@ -70,6 +76,8 @@ def _recipe(model: str, books: list[Path] | None, path: Path | None, changes: li
         options["data"] = {"books": [str(book.resolve()) for book in books]}
     if lora is not None:
         options["lora"] = {"rank": lora}
+    if start is not None:
+        options["start"] = str(start.resolve())
     loaded = load_recipe(path or ADAPT_RECIPE, changes, options)
     if path is None and not loaded.data.books and not loaded.data.datasets:
         if training.is_first_process():

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniSettings, load_model
-from infini_attention.models.adapter import save_adapter
+from infini_attention.models.adapter import read_adapter_header, save_adapter
 from infini_attention.models.loading import NO_ADAPTER, is_infini
 from infini_attention.models.lora import check_peft
 from infini_attention.training.entries import Lora
@@ -60,7 +60,10 @@ def adapted_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> nn.Modu
     if is_infini(recipe.base):
         raise ConfigError(f"base: {recipe.base} has a memory already; name the base model that it was made from")
     dtype = getattr(torch, recipe.dtype)
-    twin = load_model(recipe.base, NO_ADAPTER, dtype=dtype, seed=recipe.seed, **settings)
+    if recipe.start is None:
+        twin = load_model(recipe.base, NO_ADAPTER, dtype=dtype, seed=recipe.seed, **settings)
+    else:
+        twin = load_model(recipe.base, recipe.start, dtype=dtype)
     if len(tokenizer) > twin.config.vocab_size:
         raise ConfigError(
             f"tokenizer: it has {len(tokenizer)} tokens, but {recipe.base} knows {twin.config.vocab_size}: leave it "
@@ -72,6 +75,22 @@ def adapted_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> nn.Modu
     if not any(".infini." in name for name in trained(model)):
         raise ConfigError("model.infini: no layer has a memory, so there is nothing to train; check rule and layers")
     return model
+
+
+def started(recipe: Recipe) -> Recipe:
+    """A recipe that goes on from an adapter, with the adapter's settings of the memory; any other as it is.
+
+    Raises:
+        ModelError: the adapter is not there or damaged.
+        ConfigError: it has a LoRA, which would become part of the base.
+    """
+    if recipe.start is None:
+        return recipe
+    header = read_adapter_header(recipe.start)
+    if header.lora is not None:
+        raise ConfigError(f"start: {recipe.start} has a LoRA, and only a memory alone can learn on: start anew")
+    settings = {name: value for name, value in header.settings.items() if name != "backend"}
+    return recipe.model_copy(update={"model": {"infini": settings}})
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

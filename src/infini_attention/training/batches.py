@@ -144,7 +144,7 @@ class RecipeBatches(IterableDataset):
 
     def _needles(self, stage: Stage, rng: random.Random) -> RecallSample:
         """One of the tasks of `infini eval ruler` that hide sentences in a text, its answer included."""
-        name = rng.choice([name for name, kind in RULER_KINDS.items() if kind.haystack != "list"])
+        name = rng.choice(self.recipe.data.needles)
         in_book = self.books is not None and RULER_KINDS[name].haystack == "book"
         haystack = self.books if in_book and self.books is not None else self.filler
         try:

@@ -5,8 +5,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infini_attention.data.ruler_text import KINDS
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
+
+# Sentences hidden in a text: samples that can be made exactly as long as asked for.
+NEEDLES = tuple(name for name, kind in KINDS.items() if kind.haystack != "list")
 
 
 class Part(BaseModel):
@@ -94,6 +99,7 @@ class Data(Part):
         book_share: how many of the haystacks are books; the others repeat one filler.
         max_keys: the most names in one sample of `named_keys`, or facts in one of `facts`.
         questions: the most questions in one sample of either.
+        needles: subtasks of `infini eval ruler` that `needles` draws from; those that are lists cannot be among them.
         earlier_share: how many samples have the length of an earlier stage.
         tokens_per_step: of all samples of a step together, in each process.
         jitter: a batch is shorter than its stage by up to so many tokens, drawn anew. Samples whose lengths are all
@@ -107,11 +113,18 @@ class Data(Part):
     book_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_keys: Positive = 16
     questions: Positive = 4
+    needles: Annotated[tuple[str, ...], Field(min_length=1)] = NEEDLES
     earlier_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
     tokens_per_step: Positive = 8192
     jitter: Annotated[int, Field(ge=0)] = 0
     segment_sizes: tuple[Positive, ...] = ()
     mixture: Mixture = Mixture()
+
+    @model_validator(mode="after")
+    def _needles_that_are_known(self) -> "Data":
+        if unknown := [name for name in self.needles if name not in NEEDLES]:
+            raise ValueError(f"needles may be {', '.join(NEEDLES)}; got {', '.join(unknown)}")
+        return self
 
 
 class Tokenizer(Part):

@@ -23,6 +23,8 @@ class Recipe(Part):
         name: of the run and its folder.
         seed: of the weights and the data.
         base: the pretrained model, as `load_model` takes it. Its own weights stay as they are.
+        start: an adapter of the base, whose memory learns on; its settings take the place of those in `model`. Relative
+            to the recipe's folder.
         model: of `InfiniLlamaConfig`, its `infini` entry included. With `base` that entry alone: settings of `convert`.
         dtype: of the base's weights; what is trained is float32.
         lora: changes of the base's weights that are trained too.
@@ -36,6 +38,7 @@ class Recipe(Part):
     name: str
     seed: int = 0
     base: str | None = None
+    start: str | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: Lora | None = None
@@ -70,8 +73,10 @@ class Recipe(Part):
         if self.base is None:
             if not sizes:
                 raise ValueError("a recipe needs the sizes of a new model in [model], or a pretrained one as base")
-            if self.lora is not None or self.dtype != "float32":
-                raise ValueError("lora and dtype are about a pretrained model: name one as base, or leave them out")
+            if self.lora is not None or self.start is not None or self.dtype != "float32":
+                raise ValueError(
+                    "lora, start and dtype are about a pretrained model: name one as base, or leave them out"
+                )
             return self
         if sizes:
             raise ValueError(f"with a base, [model] holds infini only; got {', '.join(sizes)}, which the base decides")
@@ -126,6 +131,8 @@ def load_recipe(path: Path, changes: Sequence[str] = (), options: Mapping[str, A
     books = entries.get("data", {}).get("books")
     if isinstance(books, list) and all(isinstance(book, str) for book in books):
         entries["data"]["books"] = [str(path.parent / book) for book in books]
+    if isinstance(entries.get("start"), str):
+        entries["start"] = str(path.parent / entries["start"])
     try:
         recipe = Recipe.model_validate(entries)
     except ValidationError as error:

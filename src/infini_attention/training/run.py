@@ -15,7 +15,7 @@ from infini_attention.data.vocabulary import byte_tokenizer, train_tokenizer
 from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
-from infini_attention.training.adapting import AdapterTrainer, adapted_model, trained, write_adapter
+from infini_attention.training.adapting import AdapterTrainer, adapted_model, started, trained, write_adapter
 from infini_attention.training.batches import RecipeBatches, book_files
 from infini_attention.training.entries import Tokenizer
 from infini_attention.training.log import RunLog
@@ -50,6 +50,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | No
         ConfigError: a run is in `out` already, the recipe does not fit, or the processes do not see the same.
         ModelError: the base cannot be loaded, or the adapter cannot be written.
     """
+    recipe = started(recipe)
     arguments = training_arguments(recipe, out)  # joins the processes
     checkpoint = last_checkpoint(out)
     if checkpoint is not None and not resume:
