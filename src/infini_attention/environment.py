@@ -13,12 +13,13 @@ _PACKAGES = ("infini-attention", "torch", "transformers")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, torch's threads, and the commit where this is a checkout."""
+    """Versions, machine, torch's threads, its GPU, and the commit where this is a checkout."""
     root = Path(__file__).parents[2]
     return {
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(root) if (root / ".git").exists() else None,
     }
 
