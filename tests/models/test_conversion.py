@@ -1,6 +1,7 @@
 """A converted model equals its base inside the first segment, and shares its weights."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_converting_twice_gives_the_same_model(base):
     second = convert(base).state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_no_code_of_the_base_is_named_and_none_of_its_own_saved(base, tmp_path):
+    """Where such code is trusted and this package is not there, it would load the twin as its base, without a word."""
+    own = copy.deepcopy(base)
+    own.config.auto_map = {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
+    twin = convert(own)
+    twin.save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(ConfigError, match=r"needs no code of its own.* once infini_attention\.models is imported"):
+        twin.register_for_auto_class("AutoModelForCausalLM")
 
 
 def test_norms_start_at_the_size_of_the_values(base, ids):

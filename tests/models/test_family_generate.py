@@ -19,8 +19,8 @@ def prompt(ids):
 
 
 def generate(model, prompt, **options):
-    options = {"max_new_tokens": NEW, "do_sample": False, "attention_mask": torch.ones_like(prompt)} | options
-    return model.generate(prompt, **options)
+    mask = None if prompt is None else torch.ones_like(prompt)
+    return model.generate(prompt, **{"max_new_tokens": NEW, "do_sample": False, "attention_mask": mask} | options)
 
 
 @every_family
@@ -67,8 +67,12 @@ def test_a_conversation_goes_on_with_the_returned_cache(name, prompt):
 
 
 @every_family
-def test_prefill_in_chunks(name, prompt):
-    assert torch.equal(generate(twin_of(name), prompt, prefill_chunk_size=5), generate(twin_of(name), prompt))
+def test_prefill_in_chunks_and_from_embeddings(name, prompt):
+    twin = twin_of(name)
+    ref = generate(twin, prompt)
+    assert torch.equal(generate(twin, prompt, prefill_chunk_size=5), ref)
+    embedded = twin.get_input_embeddings()(prompt)
+    assert torch.equal(generate(twin, None, inputs_embeds=embedded), ref[:, PROMPT:])
 
 
 class Heard(BaseStreamer):
@@ -104,8 +108,10 @@ def test_what_takes_tokens_back_is_refused_at_the_start(name, prompt):
     twin = convert(shared(name), segment_size=SEGMENT)
     twin.register_forward_pre_hook(lambda *args: pytest.fail("a token was read"))
     for options in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": shared(name)}):
-        with pytest.raises(CacheError, match="assisted_generation takes tokens back"):
+        with pytest.raises(CacheError, match=r"assisted_generation takes tokens back, .*: leave out assistant_model"):
             generate(twin, prompt[:1], **options)
+    with pytest.raises(CacheError, match="cannot be the assistant_model of another"):
+        generate(shared(name), prompt[:1], assistant_model=twin)
 
 
 @every_family

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError, ModelError
@@ -22,6 +22,7 @@ from infini_attention.models.known import BUILTIN, KNOWN, KnownModel, builtin_pa
 from infini_attention.models.loading import check_gguf, is_infini
 from infini_attention.models.pulling import verify
 from models.conftest import SEGMENT
+from models.tiny_families import tiny
 from tiny import base_model, byte_tokenizer, infini_model, save_model
 
 
@@ -120,6 +121,65 @@ def gguf(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_gguf(path, model, *, arch="qwen2", without=()):
+    """What llama.cpp's converter would write, unquantised."""
+    config, writer = model.config, GGUFWriter(path, arch)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    names = get_tensor_name_map(MODEL_ARCH.QWEN2, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name not in without:
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+class TestGgufOfOtherFamilies:
+    @pytest.fixture
+    def other(self):
+        return tiny("qwen2", use_sliding_window=False)
+
+    def test_one_is_converted(self, other, ids, tmp_path):
+        twin = load_model(write_gguf(tmp_path / "qwen2.gguf", other), segment_size=SEGMENT)
+        assert twin.config.model_type == "infini_qwen2"
+        assert_close(twin(ids[:, :SEGMENT]).logits, other(ids[:, :SEGMENT]).logits, FLOAT32)
+        twin.save_pretrained(tmp_path / "twin")
+        assert torch.equal(load_model(tmp_path / "twin")(ids).logits, twin(ids).logits)
+
+    def test_one_that_transformers_cannot_read(self, other, tmp_path):
+        path = write_gguf(tmp_path / "olmo2.gguf", other, arch="olmo2")
+        with pytest.raises(ModelError, match=r"could not load .*olmo2\.gguf: .*architecture olmo2 is not supported"):
+            load_model(path)
+
+    def test_one_that_lacks_a_tensor(self, other, tmp_path):
+        path = write_gguf(tmp_path / "part.gguf", other, without=["model.layers.1.mlp.up_proj.weight"])
+        with pytest.raises(
+            ModelError, match=r"part\.gguf lacks weights: model\.layers\.1\.mlp\.up_proj\.weight; fetch"
+        ):
+            load_model(path)
+
+
+def test_weights_of_other_shapes_than_the_configuration_says(base, tmp_path):
+    base.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
+    with pytest.raises(ModelError, match=r"does not fit its own configuration: .*mlp.* is \[.*48.*\], expected \[.*40"):
+        load_model(tmp_path)
+    config.write_text(config.read_text().replace('"pad_token_id": 0', '"pad_token_id": 4000'))
+    with pytest.raises(ModelError, match=f"could not load {tmp_path}: Padding_idx must be within num_embeddings"):
+        load_model(tmp_path)
 
 
 def test_a_whole_gguf_passes(gguf):

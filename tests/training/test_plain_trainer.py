@@ -1,4 +1,4 @@
-"""Transformers' own Trainer on a converted model: what costs less, what is split up and what goes on learns the same."""
+"""Transformers' own Trainer on a converted model: what costs less, is split up or goes on learns the same."""
 
 import json
 import subprocess

@@ -72,7 +72,9 @@ def convert(
     )
     settings.check_layers(model.config.num_hidden_layers)
     family = FAMILIES[model.config.model_type]
-    entries = {name: value for name, value in model.config.to_dict().items() if name != "model_type"}
+    # A base's own code (`auto_map`) would load the twin as the base, where it is trusted and this package is not there.
+    own = {"model_type", "auto_map"}
+    entries = {name: value for name, value in model.config.to_dict().items() if name not in own}
     entries[family.dropout_name] = 0.0
     config = config_class(**entries, infini=settings.to_dict())
     config._attn_implementation = ATTENTION

@@ -17,6 +17,17 @@ from infini_attention.models.known import BUILTIN, KNOWN, builtin_path, pulled_p
 
 GGUF_MAGIC = b"GGUF"
 NO_ADAPTER = "none"
+# What Transformers raises over files that are damaged, or that it cannot read.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    SafetensorError,
+)
 
 
 def load_model(
@@ -104,11 +115,7 @@ def _load(source: str | Path, dtype: torch.dtype | None, device: torch.device | 
         if dtype is not None:
             model = model.to(dtype)  # type: ignore[arg-type]
     else:
-        # never pickle
-        options = {"dtype": "auto" if dtype is None else dtype, "use_safetensors": True, "output_loading_info": True}
-        model, info = _from_pretrained(AutoModelForCausalLM, name, **options)
-        if info["missing_keys"]:  # Transformers would leave them random
-            raise ModelError(f"{source} lacks weights: {', '.join(sorted(info['missing_keys']))}; fetch it again")
+        model = _whole_model(name, dtype="auto" if dtype is None else dtype, use_safetensors=True)  # never pickle
     return model.to(device or "cpu").eval()  # type: ignore[arg-type]
 
 
@@ -159,7 +166,7 @@ def resolve(source: str | Path) -> str | Path:
 def load_gguf(path: Path) -> PreTrainedModel:
     """The base model in a GGUF file, dequantised. Raises `ModelError` where the file is damaged or unsupported."""
     check_gguf(path)
-    model = _from_pretrained(AutoModelForCausalLM, path.parent, gguf_file=path.name, dtype=torch.float32)
+    model = _whole_model(path.parent, gguf_file=path.name, dtype=torch.float32)
     # The weights are plain float32 now, but Transformers still calls them quantised and would refuse to save them.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
@@ -198,12 +205,31 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _whole_model(name: str | Path, **options: Any) -> Any:
+    """Raises `ModelError` where Transformers would leave weights random."""
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = _from_pretrained(AutoModelForCausalLM, name, **options)
+    named = _name_of(name, options)
+    if info["missing_keys"]:
+        raise ModelError(f"{named} lacks weights: {', '.join(sorted(info['missing_keys']))}; fetch it again")
+    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
+        raise ModelError(
+            f"{named} does not fit its own configuration: {key} is {list(found)}, expected {list(expected)}; fetch it "
+            "again, or another copy of the model"
+        )
+    return model
+
+
+def _name_of(name: str | Path, options: dict[str, Any]) -> str | Path:
+    return Path(name) / options["gguf_file"] if "gguf_file" in options else name
+
+
 def _from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
     try:
         with quiet_transformers():
             return auto.from_pretrained(name, **options)
     except InfiniError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"could not load {name}: {reason}") from error
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"could not load {_name_of(name, options)}: {reason}") from error

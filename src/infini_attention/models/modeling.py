@@ -28,6 +28,13 @@ from infini_attention.models.stream_pass import (
 )
 from infini_attention.nn import InfiniMemory
 
+# What they do that a memory cannot, and which arguments of generate() ask for them.
+REFUSED_MODES = {
+    "assisted_generation": ("takes tokens back", "assistant_model, assistant_early_exit and prompt_lookup_num_tokens"),
+    "contrastive_search": ("takes tokens back", "penalty_alpha"),
+    "dola_generation": ("reads layers apart", "dola_layers"),
+}
+
 
 def unrotated(forward: FunctionType) -> Callable[..., Any]:
     """A family's attention forward as it is, but for its rotation, which turns nothing in this copy."""
@@ -62,6 +69,13 @@ class InfiniPreTrainedMixin:
             module.reset_parameters()
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        raise ConfigError(
+            f"a repository with {cls.__name__} needs no code of its own, and could not run it: save or push the model "
+            "as it is; Transformers' Auto classes load it once infini_attention.models is imported"
+        )
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         if attn_implementation not in (None, ATTENTION, "sdpa"):
@@ -153,9 +167,8 @@ class InfiniForCausalLMMixin(InfiniPreTrainedMixin):
         add_memory(base)
         self.post_init()
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # Phi-3's own drops the cache where its frequencies would change; inside a segment they never do.
-        return GenerationMixin.prepare_inputs_for_generation(self, *args, **kwargs)
+    # Phi-3's own drops the cache where its frequencies would change; inside a segment they never do.
+    prepare_inputs_for_generation = GenerationMixin.prepare_inputs_for_generation
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, *args: Any
@@ -166,10 +179,14 @@ class InfiniForCausalLMMixin(InfiniPreTrainedMixin):
                 f"cache_implementation={generation_config.cache_implementation!r} cannot carry the memory: leave it "
                 "out, an Infini model makes its own cache, whose size does not grow"
             )
-        if generation_mode.value in ("assisted_generation", "contrastive_search", "dola_generation"):
+        if generation_config.is_assistant:
             raise CacheError(
-                f"{generation_mode.value} takes tokens back or reads layers apart; a memory cannot do that"
+                f"{type(self).__name__} cannot be the assistant_model of another: it would have to take tokens back, "
+                "which a memory cannot do; choose an assistant without a memory"
             )
+        if generation_mode.value in REFUSED_MODES:
+            does, asked_by = REFUSED_MODES[generation_mode.value]
+            raise CacheError(f"{generation_mode.value} {does}, which a memory cannot do: leave out {asked_by}")
         if model_kwargs.get("past_key_values") is not None:
             as_infini_cache(model_kwargs["past_key_values"], layers)
         elif generation_config.use_cache is not False:
@@ -177,7 +194,8 @@ class InfiniForCausalLMMixin(InfiniPreTrainedMixin):
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         raise CacheError(
-            "Transformers' continuous batching pages keys and values, which a memory has not; use `infini`"
+            "Transformers' continuous batching pages keys and values, which a memory has not: call generate() with a "
+            "padded batch, or use `infini serve`"
         )
 
 
