@@ -122,12 +122,11 @@ def test_the_hook_is_as_it_was(hook, monkeypatch):
 
 @every_family
 def test_a_family_is_built_as_the_table_says(name):
-    """How its forward calls the cache and the rotation, and where it asks for an attention function."""
+    """How its forward calls the rotation, and where it asks for an attention function."""
     family, base = FAMILIES[name], shared(name)
     attention = family.get("Attention")
     where = f"Transformers {transformers.__version__}: {attention.__name__}"
     parameters, source = inspect.signature(attention.forward).parameters, inspect.getsource(attention.forward)
-    assert family.cache_name in parameters, f"{where}.forward has no {family.cache_name}"
     assert "kwargs" in parameters, f"{where}.forward passes on no **kwargs"
     assert "ALL_ATTENTION_FUNCTIONS.get_interface(" in source, f"{where} asks for no attention function"
     if not family.learned_positions:

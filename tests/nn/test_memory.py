@@ -74,6 +74,17 @@ def test_parameters_stay_float32(lower):
     assert out.q_mem.shape == q.shape
 
 
+def test_autocast_changes_nothing():
+    module = memory(rank=2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    ref, _, _ = run(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _, _ = run(module)
+    assert all(torch.equal(tensor, expected) for tensor, expected in zip(out, ref, strict=True))
+
+
 def test_double_is_allowed():
     assert {parameter.dtype for parameter in memory().double().parameters()} == {torch.float64}
 

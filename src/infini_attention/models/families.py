@@ -19,7 +19,6 @@ class Family:
         known_as: models that people know it by.
         package: the folder of its code; None means `model_type`.
         config, base, causal_lm: what follows `prefix` in the names of its classes.
-        cache_name: how its attention calls the cache.
         dropout_name: how its configuration calls the dropout of attention.
         dropout_module: how its attention calls it.
         rotates: whether a layer's attention rotates q and k; some families leave it out in some layers.
@@ -34,7 +33,6 @@ class Family:
     config: str = "Config"
     base: str = "Model"
     causal_lm: str = "ForCausalLM"
-    cache_name: str = "past_key_values"
     dropout_name: str = "attention_dropout"
     dropout_module: str = "attention_dropout"
     rotates: Callable[[Any], bool] = lambda attention: True
@@ -66,7 +64,7 @@ _TABLE = (
     Family("smollm3", "SmolLM3", "SmolLM3", rotates=lambda attention: bool(attention.use_rope)),
     Family("olmo2", "Olmo2", "OLMo 2"),
     Family("phi3", "Phi3", "Phi-3, Phi-3.5-mini, Phi-4, Phi-4-mini"),
-    Family("gpt_neox", "GPTNeoX", "Pythia, GPT-NeoX, Dolly 2", cache_name="layer_past"),
+    Family("gpt_neox", "GPTNeoX", "Pythia, GPT-NeoX, Dolly 2"),
     Family(
         "gpt2",
         "GPT2",

@@ -52,7 +52,7 @@ class InfiniAttentionMixin:
     def forward(self, hidden_states: Tensor, *args: Any, infini_pass: StreamPass | None = None, **kwargs: Any) -> Any:
         if infini_pass is None:
             raise ConfigError(f"{type(self).__name__} runs inside an Infini model only; use nn.InfiniAttention alone")
-        kwargs |= {"position_embeddings": infini_pass.rotation(self), self.infini_family.cache_name: None}
+        kwargs["position_embeddings"] = infini_pass.rotation(self)
         return self.family_forward(hidden_states, *args, infini_pass=infini_pass, infini_hidden=hidden_states, **kwargs)
 
 
