@@ -5,8 +5,9 @@ import inspect
 import pytest
 import torch
 import transformers
-from transformers import Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.cache_utils import CacheLayerMixin
+from transformers.generation.candidate_generator import AssistedCandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -99,6 +100,25 @@ HOOKS = {
         and {"lazy_initialization", "update", "get_mask_sizes", "get_max_length", "reset", "reorder_cache"}
         <= set(dir(CacheLayerMixin))
     ),
+    "GenerationConfig.is_assistant, set by assisted decoding": lambda patch: (
+        GenerationConfig().is_assistant is None
+        and "is_assistant = True" in inspect.getsource(AssistedCandidateGenerator.__init__)
+    ),
+    "Trainer._save_rng_state(output_dir), called before the state that says that a checkpoint is whole": lambda patch: (
+        first_parameters(Trainer._save_rng_state, 2) == ["self", "output_dir"]
+        and 0
+        < inspect.getsource(Trainer._save_checkpoint).find("._save_rng_state(")
+        < inspect.getsource(Trainer._save_checkpoint).find(".save_to_json(")
+    ),
+    "Trainer._save(output_dir, state_dict)": lambda patch: (
+        first_parameters(Trainer._save, 3) == ["self", "output_dir", "state_dict"]
+    ),
+    "Trainer._load_from_checkpoint(resume_from_checkpoint, model)": lambda patch: (
+        first_parameters(Trainer._load_from_checkpoint, 3) == ["self", "resume_from_checkpoint", "model"]
+    ),
+    "Trainer._prepare_inputs(inputs)": lambda patch: (
+        first_parameters(Trainer._prepare_inputs, 2) == ["self", "inputs"]
+    ),
     "Cache(layers=...), reorder_cache, get_seq_length, batch_select_indices, batch_repeat_interleave": lambda patch: (
         {"reorder_cache", "get_seq_length", "batch_select_indices", "batch_repeat_interleave"} <= set(dir(Cache))
         and len(InfiniCache(3).layers) == 3
@@ -112,7 +132,7 @@ def check(hook, patch):
         kept = HOOKS[hook](patch)
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         kept, hook = False, f"{hook} ({error})"
-    assert kept, f"Transformers {transformers.__version__} has changed a hook that models/ relies on: {hook}"
+    assert kept, f"Transformers {transformers.__version__} has changed a hook that this package relies on: {hook}"
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -152,6 +172,9 @@ RENAMED = {
     "_check_and_adjust_attn_implementation": PreTrainedModel,
     "_keep_in_fp32_modules_strict": PreTrainedModel,
     "_can_record_outputs": PreTrainedModel,
+    "_save_rng_state": Trainer,
+    "_load_from_checkpoint": Trainer,
+    "_prepare_inputs": Trainer,
 }
 
 
@@ -160,7 +183,7 @@ def test_a_hook_that_is_gone_is_named(name, monkeypatch):
     [hook] = [hook for hook in HOOKS if name in hook]
     with monkeypatch.context() as patch:
         patch.delattr(RENAMED[name], name)
-        with pytest.raises(AssertionError, match=rf"has changed a hook that models/ relies on: .*{name}"):
+        with pytest.raises(AssertionError, match=rf"has changed a hook that this package relies on: .*{name}"):
             check(hook, patch)
 
 
@@ -170,5 +193,5 @@ def test_a_hook_that_is_no_longer_called_is_named(monkeypatch):
     called = [hook for hook in HOOKS if "called by" in hook or "called for new" in hook]
     assert len(called) == 3
     for hook in called:
-        with pytest.raises(AssertionError, match="has changed a hook that models/ relies on"):
+        with pytest.raises(AssertionError, match="has changed a hook that this package relies on"):
             check(hook, monkeypatch)
