@@ -38,10 +38,66 @@ the tests.
 A family is a few lines in that table; its own forward computes q, k and v, so that fused projections, biases, q/k
 norms, the scale of the scores, softcaps, sliding windows and scaled or partial rotations need no code here. The twin of
 `mistral` has the model type `infini_mistral`, and `AutoModelForCausalLM` loads it once `infini_attention.models` is
-imported.
+imported. Whoever saves or pushes a twin needs no code beside it; where this package is not imported, Transformers says
+that it does not know the model type, and never takes the twin for its base. GGUF files are read for the families whose
+files Transformers can read; for others the error names the architecture.
 
 Each family is tested with tiny random models: two layers, weights so sharp that a wrong rotation or mask shows, and
 everything switched on that the last column names.
+"""
+
+USE = """
+## In use
+
+`generate()` works as with any model: greedy, sampled and beam search, several sequences for each prompt, batches of
+prompts padded on the left, streamers, stopping criteria, prefill in chunks, a start from `inputs_embeds`. The cache
+that it returns is what the model has read, and goes on with the next turn. A forward pass takes and returns it too:
+
+```python
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from infini_attention import convert
+
+torch.manual_seed(0)
+sizes = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+base = Qwen3ForCausalLM(Qwen3Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+model = convert(base, segment_size=32)
+
+cache, text = None, torch.randint(3, 100, (2, 500))
+for piece in text.split(128, dim=1):  # back-propagation through time, truncated: within each piece
+    out = model(piece, labels=piece, past_key_values=cache, use_cache=True)
+    out.loss.backward()
+    cache = out.past_key_values.detach()
+print(cache.tokens_seen.tolist(), "tokens read")
+# prints: [500, 500] tokens read
+
+prompts = torch.tensor([[0, 0, 11, 12], [21, 22, 23, 24]])
+options = {"max_new_tokens": 8, "pad_token_id": 0}
+mask = (prompts > 0).long()
+first = model.eval().generate(prompts, attention_mask=mask, return_dict_in_generate=True, **options)
+turn = torch.cat((first.sequences[:, -1:], prompts[:, 2:]), dim=1)  # what the cache has not read yet
+mask = torch.nn.functional.pad(mask, (0, 8 + 2), value=1)  # of all
+again = model.generate(turn, attention_mask=mask, past_key_values=first.past_key_values, num_beams=4, **options)
+print(list(again.shape), first.past_key_values.tokens_seen.tolist(), "tokens in the cache")
+# prints: [2, 11] [9, 11] tokens in the cache
+```
+
+What the cache has read need not be given again, only a mask of all; and whoever has the whole text may give that.
+Beams and several sequences go on from copies of a cache, which may be asked again. Beam search itself returns the
+cache of all its beams, which have read other tokens than the sequences that it returns: that one is refused.
+
+## Training with Transformers
+
+`Trainer` trains a twin as it is. Activation checkpointing, gradient accumulation and bfloat16 autocast learn what a
+plain run learns; a run that goes on from a checkpoint ends with the same weights to the last bit; and under `accelerate
+launch`, two gloo processes see the losses of one, with DDP and with FSDP (version 2). All of it is tested; on CPUs
+alone accelerate leaves models whole, and the test makes it shard. Under FSDP all parameters that are trained must have
+one dtype, and a memory's is float32: load the base in float32 and set `bf16=True`, or train the memory alone.
+
+For a LoRA beside the memory, give PEFT's `LoraConfig` `modules_to_save=["infini"]`: both are trained, saved and loaded
+again. Gates want a rate of their own, about ten times that of the rest, and no weight decay. `infini train` and
+`infini adapt` ([cli.md](cli.md)) see to that, with tasks that teach a memory to recall, and with whole models in each
+process.
 """
 
 POSITIONS = """
@@ -76,7 +132,10 @@ row's segment is decides which code runs.
 """
 
 REFUSED = (
-    ("assisted decoding, prompt lookup", "they take tokens back, which a memory cannot do"),
+    (
+        "assisted decoding, with a twin as the model or as the assistant, and prompt lookup",
+        "they take tokens back, which a memory cannot do",
+    ),
     (
         "`DynamicCache`, static, quantised and offloaded caches",
         "they keep every key and value and cannot carry a memory; a twin makes its own cache, whose size does not grow",
@@ -124,6 +183,7 @@ def page() -> str:
         *rows(others),
         "\n## What is checked for each\n",
         *checks,
+        USE,
         POSITIONS.format(rotations=rotations, **precision),
         "| | |\n|---|---|",
         *(f"| {what} | {why} |" for what, why in REFUSED),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from infini_attention.errors import CacheError
-from models.conftest import SEGMENT
+from models.conftest import SEGMENT, opened
 
-NEW = 40  # crosses two ends of a segment
+NEW = 27  # crosses two ends of a segment
 
 
 def generate(model, ids, **options):
@@ -48,7 +48,39 @@ def test_a_second_turn_goes_on_from_the_first(model, ids):
     assert torch.equal(again, generate(model, more))
 
 
-def test_state_bytes_are_the_same_after_10_and_300_new_tokens(model, ids):
+def test_the_new_turn_alone_will_do_with_a_mask_of_all(model, ids):
+    cache = model(ids[:, :50], use_cache=True).past_key_values
+    out = generate(model, ids[:, 50:], attention_mask=torch.ones_like(ids), past_key_values=cache.fork())
+    assert torch.equal(out[:, 20:], generate(model, ids)[:, 70:])
+    for nothing_new in (ids[:, :50], ids[:, 50:]):  # no mask of more than these
+        with pytest.raises(CacheError, match="so nothing is new: give all that was read and"):
+            generate(model, nothing_new, past_key_values=cache)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])
+def test_several_sequences_go_on_from_one_cache(model, ids, options):
+    """From a copy for each: the cache itself may be asked again."""
+    cache, outputs = model(ids[:, :50], use_cache=True).past_key_values, []
+    for past in (cache, cache, None):
+        torch.manual_seed(5)
+        outputs.append(generate(model, ids, past_key_values=past, **options))
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[2])
+    assert cache.get_seq_length() == 50
+
+
+def test_the_cache_of_beams_is_not_that_of_what_they_return(model, ids):
+    first = generate(model, ids, num_beams=4, max_new_tokens=3, return_dict_in_generate=True)
+    for beams in (1, 4):
+        with pytest.raises(
+            CacheError, match=r"has read 8 rows, the prompts are 2: .* fork\(\) of the cache from before"
+        ):
+            generate(model, first.sequences, past_key_values=first.past_key_values, num_beams=beams)
+
+
+def test_state_bytes_are_the_same_after_10_and_300_new_tokens(base, ids):
+    """Of the other rules: test_model.py."""
+    model = opened(base)
     sizes = {
         generate(model, ids, max_new_tokens=n, return_dict_in_generate=True).past_key_values.nbytes for n in (10, 300)
     }

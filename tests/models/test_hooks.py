@@ -70,13 +70,14 @@ HOOKS = {
         hasattr(PreTrainedModel, "_can_record_outputs")
         and "hidden_states" in output_capturing._CAN_RECORD_REGISTRY.get(twin_of("llama").base_model)
     ),
-    "GenerationMixin._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode)": lambda patch: (
-        first_parameters(GenerationMixin._prepare_cache_for_generation, 4)
-        == ["self", "generation_config", "model_kwargs", "generation_mode"]
+    "GenerationMixin._prepare_cache_for_generation(generation_config, model_kwargs, mode, batch_size)": lambda patch: (
+        first_parameters(GenerationMixin._prepare_cache_for_generation, 5)
+        == ["self", "generation_config", "model_kwargs", "generation_mode", "batch_size"]
         and calls("_prepare_cache_for_generation", InfiniForCausalLMMixin, generate, patch)
     ),
-    "GenerationMixin.prepare_inputs_for_generation, called by generate": lambda patch: (
-        hasattr(GenerationMixin, "prepare_inputs_for_generation")
+    "GenerationMixin.prepare_inputs_for_generation(input_ids, next_sequence_length), called by generate": lambda patch: (
+        first_parameters(GenerationMixin.prepare_inputs_for_generation, 3)
+        == ["self", "input_ids", "next_sequence_length"]
         and calls("prepare_inputs_for_generation", InfiniForCausalLMMixin, generate, patch)
     ),
     "GenerationMixin.init_continuous_batching": lambda patch: hasattr(GenerationMixin, "init_continuous_batching"),
@@ -116,9 +117,7 @@ HOOKS = {
     "Trainer._load_from_checkpoint(resume_from_checkpoint, model)": lambda patch: (
         first_parameters(Trainer._load_from_checkpoint, 3) == ["self", "resume_from_checkpoint", "model"]
     ),
-    "Trainer._prepare_inputs(inputs)": lambda patch: (
-        first_parameters(Trainer._prepare_inputs, 2) == ["self", "inputs"]
-    ),
+    "Trainer._prepare_inputs(inputs)": lambda patch: first_parameters(Trainer._prepare_inputs, 2) == ["self", "inputs"],
     "Cache(layers=...), reorder_cache, get_seq_length, batch_select_indices, batch_repeat_interleave": lambda patch: (
         {"reorder_cache", "get_seq_length", "batch_select_indices", "batch_repeat_interleave"} <= set(dir(Cache))
         and len(InfiniCache(3).layers) == 3

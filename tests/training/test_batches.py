@@ -1,19 +1,21 @@
 """The samples of a recipe stay what they were, and a batch can have a segment size of its own."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
 from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import recipe_tokenizer
+from tiny import BOOK, book
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # What builtin.toml reads, but for the corpus and the tokenizer that it trains on it.
 CHANGES = (
     "tokenizer=bytes",
-    'data.books=["../examples/books/northanger-abbey.txt"]',
     "data.max_keys=4",
     "data.questions=2",
     "curriculum=[{length=640, steps=4}, {length=1024, steps=4}]",
@@ -21,14 +23,21 @@ CHANGES = (
 DIGEST = "b923de5910af6dc4de3791fa91b91327ff0e89b6a6f2e98e9d8abba8d9dbf5ed"
 
 
-def batches(*changes):
-    recipe = load_recipe(RECIPES / "builtin.toml", [*CHANGES, *changes])
+def batches_of(text, *changes):
+    recipe = load_recipe(RECIPES / "builtin.toml", [*CHANGES, f'data.books=["{text}"]', *changes])
     return RecipeBatches(recipe, recipe_tokenizer(recipe), rank=1)
+
+
+@pytest.fixture
+def batches(tmp_path):
+    """Of a few pages: a whole novel takes a second to cut into tokens."""
+    (tmp_path / "pages.txt").write_text(book(30_000))
+    return partial(batches_of, tmp_path / "pages.txt")
 
 
 def test_the_samples_are_those_that_published_runs_have_read():
     """A run that goes on after an update of the package must not read others."""
-    source, digest = batches(), hashlib.sha256()
+    source, digest = batches_of(BOOK), hashlib.sha256()
     for step in range(source.recipe.steps):
         batch = source.batch(step)
         assert batch.keys() == {"input_ids", "answers"}
@@ -36,7 +45,7 @@ def test_the_samples_are_those_that_published_runs_have_read():
     assert digest.hexdigest() == DIGEST
 
 
-def test_jitter_puts_questions_at_other_places_of_a_segment():
+def test_jitter_puts_questions_at_other_places_of_a_segment(batches):
     full, lengths = (
         [source.batch(step)["input_ids"].shape[1] for step in range(16)]
         for source in (batches(), batches("data.jitter=64"))
@@ -46,7 +55,7 @@ def test_jitter_puts_questions_at_other_places_of_a_segment():
     assert max(lengths) <= max(full)
 
 
-def test_segment_sizes_leave_the_samples_alone_and_decide_what_is_out_of_sight():
+def test_segment_sizes_leave_the_samples_alone_and_decide_what_is_out_of_sight(batches):
     own, varied = batches(), batches("data.segment_sizes=[32, 256]")
     fixed = {size: batches(f"model.infini.segment_size={size}") for size in (32, 256)}
     sizes, differ = [], False
@@ -68,7 +77,7 @@ def test_segment_sizes_leave_the_samples_alone_and_decide_what_is_out_of_sight()
     assert (answers[256] == OUTSIDE).any()
 
 
-def test_facts_are_asked_about_as_many_as_fit():
+def test_facts_are_asked_about_as_many_as_fit(batches):
     changes = ("data.mixture={passkey=0, named_keys=0, text=0, facts=1}", "data.max_keys=16", "data.questions=2")
     source = batches(*changes)
     answers = [int((row[1:] > row[:-1]).sum()) for row in source.batch(0)["answers"].clamp(max=1)]
@@ -77,7 +86,7 @@ def test_facts_are_asked_about_as_many_as_fit():
     assert (tight > 0).any(1).all()
 
 
-def test_a_stage_can_have_needles_near_the_questions():
+def test_a_stage_can_have_needles_near_the_questions(batches):
     changes = ("data.mixture={passkey=1, named_keys=1, text=0}", "data.max_keys=1", "data.questions=1")
     shares = {}
     for near in (0, 1):

@@ -110,6 +110,25 @@ class InfiniCache(Cache):
         """The same stream with every memory emptied: the memory-off control. What attention sees stays."""
         return self._map(InfiniState.forget)
 
+    def for_prompts(self, prompts: int, copies: int) -> "InfiniCache":
+        """What generate() goes on from: each of `prompts` rows `copies` times, for beams or several sequences.
+
+        Raises:
+            CacheError: the cache has read another number of rows.
+        """
+        rows = prompts if self.tokens_seen is None else len(self.tokens_seen)
+        if rows != prompts:
+            raise CacheError(
+                f"the cache has read {rows} rows, the prompts are {prompts}: give it the rows that it has read. (Beam "
+                "search returns the cache of all its beams, which have read other tokens than the sequences that it "
+                "returns: go on from a fork() of the cache from before it)"
+            )
+        if copies == 1:
+            return self
+        cache = self.fork()
+        cache.batch_repeat_interleave(copies)
+        return cache
+
     def _map(self, function: Any) -> "InfiniCache":
         cache = InfiniCache(len(self.layers))
         for new, old in zip(cache.layers, self.layers, strict=True):

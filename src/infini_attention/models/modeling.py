@@ -167,11 +167,21 @@ class InfiniForCausalLMMixin(InfiniPreTrainedMixin):
         add_memory(base)
         self.post_init()
 
-    # Phi-3's own drops the cache where its frequencies would change; inside a segment they never do.
-    prepare_inputs_for_generation = GenerationMixin.prepare_inputs_for_generation
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, *, inputs_embeds: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if next_sequence_length is not None and next_sequence_length < 1:
+            raise CacheError(
+                "the cache has read as many columns as the attention mask has, or more, so nothing is new: give all "
+                "that was read and what is new, or what is new alone with an attention_mask of both"
+            )
+        # Phi-3's own drops the cache where its frequencies would change; inside a segment they never do.
+        return GenerationMixin.prepare_inputs_for_generation(
+            self, input_ids, next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
+        )
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, *args: Any
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, *args: Any
     ) -> None:
         layers = self.config.num_hidden_layers
         if generation_config.cache_implementation is not None:
@@ -188,7 +198,9 @@ class InfiniForCausalLMMixin(InfiniPreTrainedMixin):
             does, asked_by = REFUSED_MODES[generation_mode.value]
             raise CacheError(f"{generation_mode.value} {does}, which a memory cannot do: leave out {asked_by}")
         if model_kwargs.get("past_key_values") is not None:
-            as_infini_cache(model_kwargs["past_key_values"], layers)
+            cache = as_infini_cache(model_kwargs["past_key_values"], layers)
+            copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+            model_kwargs["past_key_values"] = cache.for_prompts(batch_size, copies)
         elif generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = InfiniCache(layers)
 
