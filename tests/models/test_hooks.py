@@ -75,7 +75,7 @@ HOOKS = {
         == ["self", "generation_config", "model_kwargs", "generation_mode", "batch_size"]
         and calls("_prepare_cache_for_generation", InfiniForCausalLMMixin, generate, patch)
     ),
-    "GenerationMixin.prepare_inputs_for_generation(input_ids, next_sequence_length), called by generate": lambda patch: (
+    "GenerationMixin.prepare_inputs_for_generation(input_ids, next_sequence_length), called by it": lambda patch: (
         first_parameters(GenerationMixin.prepare_inputs_for_generation, 3)
         == ["self", "input_ids", "next_sequence_length"]
         and calls("prepare_inputs_for_generation", InfiniForCausalLMMixin, generate, patch)
