@@ -28,6 +28,7 @@ from infini_attention.training.run import (
     train,
     training_arguments,
 )
+from infini_attention.training.trainer import InfiniTrainer
 from infini_attention.training.watch import watched
 from tiny import book
 
@@ -158,6 +159,17 @@ def test_one_process_trains_on_one_gpu(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(ConfigError, match="trains on one GPU; got 2: start one process for each"):
         training_arguments(recipe, tmp_path)
+
+
+def test_a_model_that_is_split_up_is_refused(recipe, tmp_path, monkeypatch):
+    """What accelerate hands over under FSDP and DeepSpeed is no DistributedDataParallel."""
+    tokenizer, arguments = recipe_tokenizer(recipe), training_arguments(recipe, tmp_path)
+    model, batch = new_model(recipe, tokenizer), RecipeBatches(recipe, tokenizer).batch(0)
+    with watched(model) as watch:
+        trainer = InfiniTrainer(recipe, watch, model=model, args=arguments, train_dataset=[])
+        monkeypatch.setattr(TrainingArguments, "world_size", 2)
+        with pytest.raises(ConfigError, match="which splits the model: leave FSDP and DeepSpeed out"):
+            trainer.training_step(model, batch)
 
 
 def test_killed_and_resumed_equals_never_killed(finished, recipe, tmp_path):
