@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infini_attention.training.entries import Loss
-from infini_attention.training.rows import count_tokens, split_rows
+from infini_attention.training.rows import answer_shares, count_tokens, split_rows
 from infini_attention.training.tally import Tally
 
 
@@ -37,11 +37,17 @@ def rows(*answers, length=4):
     return torch.arange(marks.numel()).view(marks.shape), marks
 
 
+def test_a_long_answer_counts_as_much_as_a_short_one():
+    answers = torch.tensor([[0, 1, 0, 2, 2, 2, 0, 0], [2, 2, 0, 0, 0, 0, 0, 1], [0] * 8], dtype=torch.int8)
+    shares = [[0, 1, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0, 1], [0.0] * 8]
+    assert answer_shares(answers).tolist() == torch.tensor(shares).tolist()
+
+
 @pytest.mark.parametrize("filler", [None, 0.2])
 def test_rows_stay_together_where_all_tokens_weigh_the_same(filler):
     parts = split_rows(*rows(1, 0, 2), Loss(text=0.2, filler=filler))
     assert [(len(part.ids), part.weight) for part in parts] == [(3, 0.2)]
-    assert count_tokens(parts) == (3, 9, 3)
+    assert count_tokens(parts) == (2, 9, 3)
 
 
 def test_filler_of_another_weight_lies_apart():
@@ -50,8 +56,8 @@ def test_filler_of_another_weight_lies_apart():
     assert (asking.weight, text.weight) == (0.1, 0.2)
     assert asking.ids.tolist() == ids[[0, 2]].tolist()
     assert text.answers.tolist() == answers[[1]].tolist()
-    assert count_tokens([asking, text]) == (3, 9, 3)
-    assert count_tokens(split_rows(ids, answers, Loss(text=0.2, filler=0))) == (3, 3, 3)
+    assert count_tokens([asking, text]) == (2, 9, 3)
+    assert count_tokens(split_rows(ids, answers, Loss(text=0.2, filler=0))) == (2, 3, 3)
 
 
 def test_a_batch_of_one_kind_has_no_empty_part():

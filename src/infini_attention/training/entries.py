@@ -161,7 +161,7 @@ class Optimizer(Part):
 
 
 class Loss(Part):
-    """What is learnt, beside the answers (weight 1).
+    """What is learnt, beside the answers (weight 1, each alike, however long it is).
 
     Attributes:
         text: weight of every other token.

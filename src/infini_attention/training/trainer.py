@@ -95,29 +95,39 @@ class InfiniTrainer(Trainer):
 
     def _backward_rows(self, model: nn.Module, rows: Rows, counts: Counts) -> Tensor:
         """Full back-propagation through the rows, or through pieces of `bptt_tokens` with the state carried over."""
-        ids, answers, weight = rows
+        ids, answers, shares, weight = rows
         piece = self.recipe.optimizer.bptt_tokens or ids.shape[1]
-        pieces = list(zip(ids.split(piece, 1), answers.split(piece, 1), strict=True))
+        pieces = list(zip(*(tensor.split(piece, 1) for tensor in (ids, answers, shares)), strict=True))
         cache, total = None, torch.zeros((), device=ids.device)
         share = len(ids) / counts.rows / len(pieces)
-        for index, (part, marked) in enumerate(pieces):
-            following = pieces[index + 1] if index + 1 < len(pieces) else (ids[:, :0], answers[:, :0])
-            labels = torch.cat((part[:, 1:], following[0][:, :1]), 1)
-            asked = torch.cat((marked[:, 1:], following[1][:, :1]), 1)
+        for index, piece_of in enumerate(pieces):
+            following = pieces[index + 1] if index + 1 < len(pieces) else (ids[:, :0], answers[:, :0], shares[:, :0])
+            # of each token, what is said about the one that follows it
+            labels, asked, shared = (
+                torch.cat((own[:, 1:], next_[:, :1]), 1) for own, next_ in zip(piece_of, following, strict=True)
+            )
             kept: dict[str, Tensor] = {}
             if not weight:  # logits over a large vocabulary are dear: those before answers will do
                 places = (asked > 0).any(0).nonzero().flatten()
-                labels, asked, kept = labels[:, places], asked[:, places], {"logits_to_keep": places}
+                labels, asked, shared = labels[:, places], asked[:, places], shared[:, places]
+                kept = {"logits_to_keep": places}
             with self.compute_loss_context_manager():
-                out = model(input_ids=part, past_key_values=cache, use_cache=len(pieces) > 1, **kept)
-                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, weight, counts, share)
+                out = model(input_ids=piece_of[0], past_key_values=cache, use_cache=len(pieces) > 1, **kept)
+                loss = self._loss(out.logits[:, : labels.shape[1]], labels, asked, shared, weight, counts, share)
             self.accelerator.backward(loss)
             total += loss.detach()
             cache = None if out.past_key_values is None else out.past_key_values.detach()
         return total
 
     def _loss(
-        self, logits: Tensor, labels: Tensor, asked: Tensor, weight: float, counts: Counts, share: float
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        asked: Tensor,
+        shared: Tensor,
+        weight: float,
+        counts: Counts,
+        share: float,
     ) -> Tensor:
         """This part's share of the loss: the mean over all answers, the weighted mean over other tokens, the penalty.
 
@@ -125,7 +135,7 @@ class InfiniTrainer(Trainer):
         not count in them.
         """
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
-        loss = (losses * (asked > 0)).sum() / counts.answers
+        loss = (losses * shared).sum() / counts.answers
         if (asked > 0).any():
             self.tally.add(answer_loss=loss.detach())
         if weight:
