@@ -1,9 +1,8 @@
 """The legend of axes, and the tensor types that carry it.
 
     B batch · T time · H query heads · G key/value heads · K key head size · V value head size
-    S segments · P their S + 1 borders · C tokens per segment (the segment size) · W of the one before that are still
-    seen (the overlap) · L tokens handled together
-    E model width · R rotary size
+    S segments · C tokens per segment (the segment size) · W of the one before that are still seen (the overlap)
+    L tokens handled together · E model width · R rotary size
 
 `H` is never a head size. The public layout is `[B, T, H, D]`. The tests run with these types checked at every call
 (see CONTRIBUTING.md); outside the tests they cost nothing.
@@ -34,6 +33,7 @@ OverlapKeys = Float[Tensor, "B W G K"]
 OverlapValues = Float[Tensor, "B W G V"]
 RowCounts = Int64[Tensor, "B"]
 RowFlags = Bool[Tensor, "B"]
+HeadFlags = Bool[Tensor, "B G"]
 RotaryTable = Float[Tensor, "N R"]
 
 # Inside the vectorised backend the axes are reordered for batched matrix products.
@@ -42,6 +42,4 @@ BlockValues = Float[Tensor, "B G S L V"]
 BlockScalars = Float[Tensor, "B G S L"]
 Memories = Float[Tensor, "B G S K V"]
 Normalizers = Float[Tensor, "B G S K"]
-# At the start of each of S segments and after the last one.
-MemoriesAround = Float[Tensor, "B G P K V"]
-NormalizersAround = Float[Tensor, "B G P K"]
+SegmentFlags = Bool[Tensor, "B G S"]

@@ -5,13 +5,16 @@ allocated whole, so `nbytes` is the same after one token and after ten million.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from infini_attention.shapes import (
+    HeadFlags,
     MemoryMatrix,
     MemoryNormalizer,
     OverlapKeys,
@@ -22,6 +25,7 @@ from infini_attention.shapes import (
     SegmentKeys,
     SegmentValues,
 )
+from infini_attention.window import Window
 
 PAPER_RULES: tuple[Rule, ...] = ("linear", "delta")
 
@@ -35,6 +39,11 @@ class Memory:
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,) if self.normalizer is None else (self.matrix, self.normalizer)
+
+    @cached_property
+    def is_empty(self) -> HeadFlags:
+        """`[B, G]`: nothing was ever written. It is looked up once: a committed memory serves a whole segment."""
+        return (self.matrix if self.normalizer is None else self.normalizer).eq(0).flatten(2).all(-1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class InfiniState:
         overlap_values: `[B, W, G, V]`, likewise.
         tokens_seen: `[B]` int64, real (not padded) tokens of each row. It stays on the CPU: how many slots of a segment
             are filled decides which code runs, and asking an accelerator for it would stall every decode step.
+        window: where keys and values lie while a stream is decoded, shared with the states before and after. They are
+            copied out of it when somebody asks for them; then it is None, as in every state that was made of tensors.
     """
 
     committed: Memory
@@ -62,6 +73,44 @@ class InfiniState:
     overlap_keys: OverlapKeys
     overlap_values: OverlapValues
     tokens_seen: RowCounts
+    window: Window | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def on(cls, committed: Memory, running: Memory, window: Window, tokens_seen: RowCounts) -> "InfiniState":
+        """The state that has just written to `window`, and may go on there."""
+        if window.recorded:
+            return cls(committed, running, *window.parts, tokens_seen)
+        window.give(tokens_seen)
+        state = object.__new__(cls)
+        vars(state).update(committed=committed, running=running, window=window, tokens_seen=tokens_seen)
+        return state
+
+    def own_window(self, *tokens: Tensor) -> Window:
+        """Where `tokens`, the queries, keys and values that come next, can be written and attended to."""
+        window, recorded = self.window, torch.is_grad_enabled() and any(x.requires_grad for x in tokens)
+        if window is not None and not recorded and window.take(self.tokens_seen):
+            return window
+        if window is None:
+            pairs = (self.overlap_keys, self.keys), (self.overlap_values, self.values)
+            window = Window(*(torch.cat(pair, 1) for pair in pairs), self.overlap)
+        else:
+            window = window.copy(self.tokens_in_window)
+        window.recorded |= recorded
+        return window
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Keys and values, where they lie in a window: nobody shall see what others write there."""
+            window = vars(self).get("window")
+            if window is None or name not in _IN_WINDOW:
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}", name=name, obj=self)
+            parts = window.copy(self.tokens_in_window).parts
+            vars(self).update(zip(_IN_WINDOW, parts, strict=True), window=None)
+            return vars(self)[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def zeros(
@@ -93,15 +142,15 @@ class InfiniState:
 
     @property
     def batch_size(self) -> int:
-        return self.keys.shape[0]
+        return len(self.tokens_seen)
 
     @property
     def segment_size(self) -> int:
-        return self.keys.shape[1]
+        return self.keys.shape[1] if self.window is None else self.window.keys.shape[1] - self.window.overlap
 
     @property
     def overlap(self) -> int:
-        return self.overlap_keys.shape[1]
+        return self.overlap_keys.shape[1] if self.window is None else self.window.overlap
 
     @property
     def follows_segment(self) -> RowFlags:
@@ -116,7 +165,7 @@ class InfiniState:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors: both memories, the segment's keys and values, the overlap's, the token counts."""
-        return sum(tensor.nbytes for tensor in pytree.tree_leaves(self))
+        return sum(part.nbytes for part in pytree.tree_leaves(vars(self)) if part is not None)
 
     def to(self, device: torch.device | str) -> "InfiniState":
         """The same state on `device` (the token counts stay on the CPU)."""
@@ -146,5 +195,7 @@ class InfiniState:
         return replace(self, committed=empty, running=empty)
 
 
-for _node in (Memory, InfiniState):
-    pytree.register_dataclass(_node)
+_IN_WINDOW = ("keys", "values", "overlap_keys", "overlap_values")  # in the order of `Window.parts`
+
+pytree.register_dataclass(Memory)
+pytree.register_dataclass(InfiniState, drop_field_names=["window"])

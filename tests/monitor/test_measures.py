@@ -10,7 +10,6 @@ from infini_attention.monitor.measures import (
     answers,
     effective_rank,
     fidelity,
-    is_empty,
     memory_share,
     norm,
     read_back,
@@ -86,7 +85,7 @@ class TestWhatAMemoryGives:
         gate = inputs["gate"].expand(*out.shape[:3])
         weight = gate.sigmoid()[..., None]
         given, rest = (part.square().sum((0, 1, 3)) for part in (weight * memory, (1 - weight) * local))
-        found = memory_share(out, memory, gate, is_empty(state.committed))
+        found = memory_share(out, memory, gate, state.committed.is_empty)
         assert_close(found, given / (given + rest), FLOAT64)
         assert ((found > 0.001) & (found < 0.999)).all()
 
@@ -95,8 +94,8 @@ class TestWhatAMemoryGives:
         memory = state.forget().committed
         out, _ = feed(with_gate(inputs, 9.0))  # a stream that begins here
         gate = torch.full(out.shape[:3], 9.0, dtype=out.dtype)
-        assert is_empty(memory).all()
-        found = memory_share(out, answers(inputs["q_mem"], memory), gate, is_empty(memory))
+        assert memory.is_empty.all()
+        found = memory_share(out, answers(inputs["q_mem"], memory), gate, memory.is_empty)
         assert torch.equal(found, torch.zeros_like(found))
 
     def test_no_output_has_no_share(self):

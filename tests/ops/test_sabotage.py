@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from helpers import FLOAT64, MEMORY_RULES, RULES, expected, feed, relative_rms, sample, take, tensors_of
 from infini_attention.ops import overlap, rules
-from infini_attention.ops.rotary import rotate
+from infini_attention.ops.rotary import rotate, turn
 
 WIDE = 0.05
 PADDING = torch.ones(2, 37, dtype=torch.bool)
@@ -16,7 +16,7 @@ PADDING[0, :5] = False
 
 
 def no_rotation(inputs, monkeypatch):
-    monkeypatch.setattr(overlap, "rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr(overlap, "turn", lambda x, cos, sin: x)
     return feed(inputs)
 
 
@@ -26,10 +26,10 @@ def interleaved_rotation(inputs, monkeypatch):
     def wrong(x, cos, sin):
         size = cos.shape[-1]
         order = torch.arange(size).view(2, -1).T.flatten()
-        turned = rotate(x[..., order.argsort()], cos, sin)[..., order]
+        turned = turn(x[..., order.argsort()], cos, sin)[..., order]
         return torch.cat((turned, x[..., size:]), -1)
 
-    monkeypatch.setattr(overlap, "rotate", wrong)
+    monkeypatch.setattr(overlap, "turn", wrong)
     return feed(inputs)
 
 
@@ -68,9 +68,10 @@ def own_segment_read(inputs, monkeypatch):
 
     def late(*args):
         trace = write(*args)
+        after, _ = trace.after
         starts, z = (
-            x if x is None else torch.cat((x[:, :, 1:], x[:, :, -1:]), 2)
-            for x in (trace.starts, trace.start_normalizers)
+            x if x is None else torch.cat((x[:, :, 1:], last[:, :, None]), 2)
+            for x, last in ((trace.starts, after.matrix), (trace.start_normalizers, after.normalizer))
         )
         return replace(trace, starts=starts, start_normalizers=z)
 
@@ -96,7 +97,7 @@ def gate_swapped(inputs, monkeypatch):
 def overlap_keeps_its_rotation(inputs, monkeypatch):
     """What is carried into the next segment stays rotated for the places that it had in its own."""
     monkeypatch.setattr(overlap, "turn_back", lambda x, cos, sin: x)
-    monkeypatch.setattr(overlap, "rotate", lambda x, cos, sin: x if len(cos) == 3 else rotate(x, cos, sin))
+    monkeypatch.setattr(overlap, "rotate", lambda x, cos, sin: x)
     return feed(inputs)
 
 

@@ -52,7 +52,8 @@ class InfiniAttentionMixin:
     def forward(self, hidden_states: Tensor, *args: Any, infini_pass: StreamPass | None = None, **kwargs: Any) -> Any:
         if infini_pass is None:
             raise ConfigError(f"{type(self).__name__} runs inside an Infini model only; use nn.InfiniAttention alone")
-        kwargs["position_embeddings"] = infini_pass.rotation(self)
+        rotation = infini_pass.rotation(self)
+        kwargs["position_embeddings"] = None if rotation is None else rotation.tables
         return self.family_forward(hidden_states, *args, infini_pass=infini_pass, infini_hidden=hidden_states, **kwargs)
 
 

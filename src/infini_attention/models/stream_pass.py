@@ -13,11 +13,10 @@ from infini_attention.models.cache import InfiniCache
 from infini_attention.models.config import InfiniSettings
 from infini_attention.models.families import Family
 from infini_attention.ops import infini_attention
+from infini_attention.ops.rotary import Rotation
 from infini_attention.state import InfiniState
 
 ATTENTION = "infini"
-
-Tables = tuple[Tensor, Tensor]  # cos and sin [W + C, R] of overlap and segment
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class StreamPass:
     states: tuple[InfiniState | None, ...]
     cache: InfiniCache | None
     padding_mask: Tensor | None
-    rotations: Mapping[str | None, Tables]
+    rotations: Mapping[str | None, Rotation]
 
-    def rotation(self, attention: Any) -> Tables | None:
+    def rotation(self, attention: Any) -> Rotation | None:
         """That of the layer of `attention`, where its family rotates at all."""
         if not self.rotations:
             return None
@@ -97,7 +96,7 @@ def attend(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
 
 
-def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Tables]:
+def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Rotation]:
     """The rotations of a base model's layers, by layer type where its family has several, in the dtype of `like`."""
     family: Family = base.infini_family
     if family.learned_positions:
@@ -105,11 +104,11 @@ def segment_rotations(base: Any, like: Tensor) -> dict[str | None, Tables]:
     settings = base.config.infini_settings
     positions = torch.arange(-settings.overlap, settings.segment_size, device=like.device)[None]
     types = sorted(set(base.config.layer_types)) if family.rotation_by_layer_type else [None]
-    rotations: dict[str | None, Tables] = {}
+    rotations: dict[str | None, Rotation] = {}
     with torch.inference_mode(False):  # a table made in inference mode would be of no use to training
         for layer_type in types:
             cos, sin = base.rotary_emb(like[:1], positions, *([layer_type] if layer_type else []))
-            rotations[layer_type] = cos[0], sin[0]
+            rotations[layer_type] = Rotation(cos[0], sin[0])
     return rotations
 
 

@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from infini_attention.errors import ConfigError
 from infini_attention.models.stream_pass import ATTENTION
-from infini_attention.monitor.measures import answers, is_empty, memory_share
+from infini_attention.monitor.measures import answers, memory_share
 from infini_attention.monitor.probes import Written, choose, probe_spans
 from infini_attention.monitor.states import Record, numbers
 from infini_attention.nn import InfiniMemory, MemoryInputs
@@ -64,7 +64,7 @@ class LayerView:
             count = min(out.shape[1], size - before % size)
             picked = torch.linspace(0, count - 1, min(count, SHARE_TOKENS), device=out.device).long()
             answer = answers(q[:, picked].detach(), state.committed, inputs.norm_weight)
-            share = memory_share(out[:, picked], answer, gate[:, picked], is_empty(state.committed))
+            share = memory_share(out[:, picked], answer, gate[:, picked], state.committed.is_empty)
         self.seen = {"gate": numbers(gate.sigmoid().mean((0, 1))), "memory_share": numbers(share)}
         self.seen |= dict.fromkeys(("write_strength", "written", "decay"))
         if inputs.beta is not None:

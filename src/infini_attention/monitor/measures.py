@@ -46,13 +46,6 @@ def norm(matrix: MemoryMatrix) -> Tensor:
 
 
 @torch.no_grad()
-def is_empty(memory: Memory) -> Tensor:
-    """`[B, G]` bool: nothing was written, and attention alone answers."""
-    z = memory.normalizer
-    return rules.is_empty(memory.matrix[:, :, None], None if z is None else z[:, :, None])[:, :, 0]
-
-
-@torch.no_grad()
 def answers(q: Queries, memory: Memory, norm_weight: Tensor | None = None) -> Outputs:
     """A_mem: what a memory answers to queries.
 
@@ -82,7 +75,7 @@ def memory_share(out: Outputs, answer: Outputs, gate: PerQueryHead, empty: Tenso
         out: `[B, T, H, V]`, of the layer's attention, before the output projection.
         answer: `[B, T, H, V]`, A_mem.
         gate: `[B, T, H]` logits.
-        empty: `[B, G]` bool, of `is_empty`: such a memory gives nothing, whatever the gate.
+        empty: `[B, G]` bool, of `Memory.is_empty`: such a memory gives nothing, whatever the gate.
 
     Returns:
         `[H]` in [0, 1], over all rows and tokens; 0 where the output is 0.

@@ -133,7 +133,7 @@ class InfiniMemory(nn.Module):
                 if settings.beta_floor:
                     soft = (beta - settings.beta_floor) / (1 - settings.beta_floor)
                     # The gradient is the unclamped one: a token that is not written can learn that it should be.
-                    beta = soft + (soft.clamp(min=0) - soft).detach()
+                    beta = soft - soft.detach().clamp(max=0)
                 norm_weight = self.norm_weight
                 if settings.decay:
                     # log(1 - sigmoid(x)): the share that is lost has the logit x

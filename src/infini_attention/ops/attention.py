@@ -5,6 +5,7 @@ from torch import Tensor
 from infini_attention.ops.backends import load_backend
 from infini_attention.ops.inputs import Result, check_inputs
 from infini_attention.ops.precision import full_precision
+from infini_attention.ops.rotary import Rotation
 from infini_attention.shapes import Rule
 from infini_attention.state import InfiniState
 
@@ -20,7 +21,7 @@ def infini_attention(
     beta: Tensor | None = None,
     log_decay: Tensor | None = None,
     norm_weight: Tensor | None = None,
-    rotary: tuple[Tensor, Tensor] | None = None,
+    rotary: tuple[Tensor, Tensor] | Rotation | None = None,
     state: InfiniState | None = None,
     padding_mask: Tensor | None = None,
     scale: float | None = None,
@@ -50,7 +51,8 @@ def infini_attention(
         log_decay: `[B, T, G]`, at most 0, the logarithm of how much of the memory each token keeps (None means 0).
         norm_weight: `[V]`, the weight of the RMSNorm on what gated_delta reads (None means 1).
         rotary: (cos, sin), each `[W + C, R]` for the positions -W..C-1, R <= K; rotate-half convention. Positions
-            restart in each segment (those of the overlap, W, are negative), and the memory sees none.
+            restart in each segment (those of the overlap, W, are negative), and the memory sees none. A `Rotation` of
+            them, made once, spares each call some work.
         state: what the previous call returned; None starts a stream.
         padding_mask: `[B, T]` bool, True for real tokens. A padded token is neither written nor read, its output is 0,
             and each row's segments start at its first real token.

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from infini_attention.errors import ConfigError, ShapeError
+from infini_attention.ops.rotary import Rotation
 from infini_attention.shapes import (
     Keys,
     Outputs,
     PerKVHead,
     PerQueryHead,
     Queries,
-    RotaryTable,
     Rule,
     TokenMask,
     Values,
@@ -65,7 +65,7 @@ class Inputs:
     segment_size: int
     scale: float
     norm_weight: Tensor | None
-    rotary: tuple[RotaryTable, RotaryTable] | None
+    rotary: Rotation | None
     sliding_window: int | None  # always below segment and overlap together: a larger one hides nothing
     softcap: float | None
     overlap: int
@@ -85,7 +85,7 @@ def check_inputs(
     beta: Tensor | None,
     log_decay: Tensor | None,
     norm_weight: Tensor | None,
-    rotary: tuple[Tensor, Tensor] | None,
+    rotary: tuple[Tensor, Tensor] | Rotation | None,
     state: InfiniState | None,
     padding_mask: Tensor | None,
     scale: float | None,
@@ -117,7 +117,7 @@ def check_inputs(
     if heads % kv_heads:
         raise ShapeError(f"the query heads must be a multiple of the key/value heads; got {heads} and {kv_heads}")
     if rule == "none":
-        gate = q.new_zeros(heads)
+        gate = q[..., 0]  # not looked at
     elif gate is None:
         raise ConfigError(f"rule {rule!r} needs gate logits, [H] or [B, T, H]; got None")
     elif not gate.is_floating_point() or tuple(gate.shape) not in ((heads,), (batch, time, heads)):
@@ -138,7 +138,7 @@ def check_inputs(
     if k_mem is not None:
         _expect("k_mem", k_mem, k.shape)
     if rotary is not None:
-        _check_rotary(rotary, overlap + segment_size, key_dim)
+        rotary = _checked_rotary(rotary, overlap + segment_size, key_dim)
     if padding_mask is not None:
         _expect("padding_mask", padding_mask, (batch, time), torch.bool)
         if bool(padding_mask.all()):
@@ -158,7 +158,7 @@ def check_inputs(
     else:
         _check_state(state, k, v, segment_size, overlap, rule)
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
-    tokens = Tokens(q, k, v, q_mem, k_mem, gate.expand(batch, time, heads), beta, log_decay, padding_mask)
+    tokens = Tokens(q, k, v, q_mem, k_mem, gate if gate.dim() == 3 else gate.expand(batch, time, heads), beta, log_decay, padding_mask)
     scale = key_dim**-0.5 if scale is None else scale
     window = None if sliding_window is None or sliding_window >= overlap + segment_size else sliding_window
     return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap, overlap)
@@ -183,25 +183,29 @@ def _check_limits(sliding_window: int | None, softcap: float | None) -> None:
         raise ConfigError(f"softcap must be a finite number above 0, or None; got {softcap!r}")
 
 
-def _check_rotary(rotary: tuple[Tensor, Tensor], positions: int, key_dim: int) -> None:
-    if len(rotary) != 2 or rotary[0].shape != rotary[1].shape:
-        raise ShapeError(f"rotary must be (cos, sin) of one shape; got {[_shape(table) for table in rotary]}")
-    for name, table in zip(("cos", "sin"), rotary, strict=True):
-        size = table.shape[-1]
-        if table.dim() != 2 or table.shape[0] != positions or size > key_dim or size % 2 or size == 0:
-            raise ShapeError(
-                f"rotary {name} must be [W + C, R] for the places of overlap and segment, R even and at most the key "
-                f"size; got {_shape(table)} with W + C = {positions} and key size {key_dim}"
-            )
+def _checked_rotary(rotary: tuple[Tensor, Tensor] | Rotation, positions: int, key_dim: int) -> Rotation:
+    tables = rotary.tables if isinstance(rotary, Rotation) else rotary
+    if len(tables) != 2 or tables[0].shape != tables[1].shape:
+        raise ShapeError(f"rotary must be (cos, sin) of one shape; got {[_shape(table) for table in tables]}")
+    shape = tables[0].shape
+    if len(shape) != 2 or shape[0] != positions or shape[1] > key_dim or shape[1] % 2 or shape[1] == 0:
+        raise ShapeError(
+            f"rotary cos and sin must be [W + C, R] for the places of overlap and segment, R even and at most the key size; "
+            f"got {list(shape)} with W + C = {positions} and key size {key_dim}"
+        )
+    return rotary if isinstance(rotary, Rotation) else Rotation(*tables)
 
 
 def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_size: int, overlap: int, rule: Rule) -> None:
     batch, _, kv_heads, key_dim = k.shape
-    _expect("state.keys", state.keys, (batch, segment_size, kv_heads, key_dim), k.dtype)
-    _expect("state.values", state.values, (batch, segment_size, kv_heads, v.shape[3]), v.dtype)
-    _expect("state.overlap_keys", state.overlap_keys, (batch, overlap, kv_heads, key_dim), k.dtype)
-    _expect("state.overlap_values", state.overlap_values, (batch, overlap, kv_heads, v.shape[3]), v.dtype)
-    shape: tuple[Any, ...] = (0, 0) if rule == "none" else (key_dim, v.shape[3])
+    value_dim, window, slots = v.shape[3], state.window, (batch, overlap + segment_size, kv_heads)
+    fits = window is not None and (window.overlap, window.keys.dtype) == (overlap, k.dtype)
+    if window is None or not fits or (window.keys.shape, window.values.shape) != ((*slots, key_dim), (*slots, value_dim)):
+        _expect("state.keys", state.keys, (batch, segment_size, kv_heads, key_dim), k.dtype)
+        _expect("state.values", state.values, (batch, segment_size, kv_heads, value_dim), v.dtype)
+        _expect("state.overlap_keys", state.overlap_keys, (batch, overlap, kv_heads, key_dim), k.dtype)
+        _expect("state.overlap_values", state.overlap_values, (batch, overlap, kv_heads, value_dim), v.dtype)
+    shape: tuple[Any, ...] = (0, 0) if rule == "none" else (key_dim, value_dim)
     _expect("state.committed.matrix", state.committed.matrix, (batch, kv_heads, *shape))
     if (state.committed.normalizer is not None) != (rule in PAPER_RULES):
         raise ConfigError(f"the state was not made with rule {rule!r}: go on with the rule that it was made with")

@@ -19,8 +19,8 @@ def attend(
 ) -> tuple[Outputs, MemoryTrace]:
     """Writes and reads the memory for tokens of `segments` equal pieces, and mixes the answer with `local` (eq. 10)."""
     if inputs.rule == "none":
-        nothing = state.committed.matrix[:, :, None].expand(-1, -1, segments + 1, -1, -1)
-        return local, MemoryTrace(nothing, None, nothing, None)
+        nothing = state.committed.matrix[:, :, None].expand(-1, -1, segments, -1, -1)
+        return local, MemoryTrace(state.committed, nothing, None, nothing, None)
     dtype = state.committed.matrix.dtype
     batch, time, heads = tokens.gate.shape
     kv_heads = tokens.k.shape[2]
@@ -28,6 +28,8 @@ def attend(
 
     def blocks(x: Tensor) -> Tensor:
         """`[B, T, G, ...]` to `[B, G, S, L, ...]`."""
+        if time == 1:
+            return x.to(dtype)[:, 0, :, None, None]
         return x.to(dtype).reshape(batch, segments, length, *x.shape[2:]).movedim(3, 1)
 
     trace = rules.write(
@@ -39,17 +41,17 @@ def attend(
         None if tokens.valid is None else tokens.valid.reshape(batch, 1, segments, length),
         state,
     )
-    starts = trace.starts[:, :, :-1]
-    z_starts = None if trace.start_normalizers is None else trace.start_normalizers[:, :, :-1]
     # The query heads of a group share a memory: they are rows of one product.
-    q = tokens.q_mem.to(dtype).reshape(batch, segments, length, kv_heads, group, -1).permute(0, 3, 1, 4, 2, 5)
-    answer = rules.read(q.reshape(batch, kv_heads, segments, group * length, -1), starts, z_starts, inputs.norm_weight)
-    answer = answer.reshape(batch, kv_heads, segments, group, length, -1).permute(0, 2, 4, 1, 3, 5)
+    q = tokens.q_mem.to(dtype).reshape(batch, segments, length, kv_heads, group, -1)
+    if time > 1:
+        q = q.permute(0, 3, 1, 4, 2, 5)
+    q = q.reshape(batch, kv_heads, segments, group * length, -1)
+    answer = rules.read(q, trace.starts, trace.start_normalizers, inputs.norm_weight)
+    if time > 1:
+        answer = answer.reshape(batch, kv_heads, segments, group, length, -1).permute(0, 2, 4, 1, 3, 5)
     answer = answer.reshape(batch, time, heads, -1)
-
-    empty = rules.is_empty(starts, z_starts)  # [B, G, S]
     share = torch.sigmoid(tokens.gate.to(dtype)).reshape(batch, segments, length, kv_heads, group)
-    share = share.masked_fill(empty.transpose(1, 2)[:, :, None, :, None], 0).reshape(batch, time, heads, 1)
+    share = share.masked_fill(trace.is_empty.transpose(1, 2)[:, :, None, :, None], 0).reshape(batch, time, heads, 1)
     return torch.lerp(local.to(dtype), answer, share).to(tokens.q.dtype), trace
 
 

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from infini_attention.ops.inputs import Inputs
-from infini_attention.ops.rotary import rotate, turn_back
+from infini_attention.ops.rotary import rotate, turn, turn_back
 from infini_attention.shapes import Slots
 from infini_attention.state import InfiniState
 
 
-def place(x: Tensor, slots: Slots | slice, inputs: Inputs) -> Tensor:
-    """Rotates `x [B, T, heads, K]` as tokens at `slots` of their segments."""
+def place(qk: tuple[Tensor, Tensor], slots: Slots | slice, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Rotates q and k `[B, T, heads, K]` as tokens at `slots` of their segments."""
     if inputs.rotary is None:
-        return x
-    cos, sin = (table[inputs.overlap :][slots] for table in inputs.rotary)
-    return rotate(x, cos, sin)
+        return qk
+    shift = inputs.overlap
+    places = slice(slots.start + shift, slots.stop + shift) if isinstance(slots, slice) else slots + shift
+    turns = inputs.rotary.turns(places, qk[0].dtype)
+    return turn(qk[0], *turns), turn(qk[1], *turns)
 
 
 def carry(keys: Tensor, values: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -25,7 +27,7 @@ def carry(keys: Tensor, values: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]
     size, overlap = inputs.segment_size, inputs.overlap
     keys, values = keys[..., size - overlap :, :, :], values[..., size - overlap :, :, :]
     if inputs.rotary is not None and overlap:
-        (cos, sin), dtype = inputs.rotary, keys.dtype
+        (cos, sin), dtype = inputs.rotary.tables, keys.dtype
         keys = rotate(turn_back(keys, cos[size:], sin[size:]), cos[:overlap], sin[:overlap]).to(dtype)
     return keys, values
 

@@ -12,49 +12,53 @@ from torch import Tensor
 from infini_attention.ops.inputs import Inputs, Result, Tokens
 from infini_attention.ops.mix import attend, local_attention, sees
 from infini_attention.ops.overlap import carry, chain, in_front, place
-from infini_attention.ops.rules import MemoryTrace
 from infini_attention.shapes import RowCounts, Slots
 from infini_attention.state import InfiniState
+from infini_attention.window import Window
 
 
 def forward(inputs: Inputs) -> Result:
     """See `infini_attention`."""
-    tokens, state = inputs.tokens, inputs.state
-    valid = torch.ones_like(tokens.gate[..., 0], dtype=torch.bool) if tokens.valid is None else tokens.valid
-    # What stands at a padded position must not matter, not even if it is infinite.
-    tokens = tokens.map(lambda x: x.masked_fill(~valid.view(*valid.shape, *[1] * (x.dim() - 2)), 0))
-    filled = state.tokens_in_window
-    stops = filled + valid.sum(1).cpu()
-    slots = (filled.to(valid.device)[:, None] + valid.cumsum(1) - 1).clamp(min=0)
-    q, k = (place(x, slots % inputs.segment_size, inputs) for x in (tokens.q, tokens.k))
+    tokens, valid, filled = inputs.tokens, inputs.tokens.valid, inputs.state.tokens_in_window
+    if valid is None:
+        stops = filled + tokens.q.shape[1]
+        slots = filled.to(tokens.q.device)[:, None] + torch.arange(tokens.q.shape[1], device=tokens.q.device)
+    else:
+        # What stands at a padded position must not matter, not even if it is infinite.
+        tokens = tokens.map(lambda x: x.masked_fill(~valid.view(*valid.shape, *[1] * (x.dim() - 2)), 0))
+        stops = filled + valid.sum(1).cpu()
+        slots = (filled.to(valid.device)[:, None] + valid.cumsum(1) - 1).clamp(min=0)
+    q, k = place((tokens.q, tokens.k), slots % inputs.segment_size, inputs)
     tokens = replace(tokens, q=q, k=k, valid=valid)
     answer = _inside if int(stops.max()) <= inputs.segment_size else _on_grid
-    out, trace, window = answer(inputs, tokens, slots, stops)
-    finished = stops // inputs.segment_size
-    next_state = InfiniState(*trace.at(finished.to(valid.device)), *window, state.tokens_seen + stops - filled)
-    return out.masked_fill(~valid[..., None, None], 0), next_state
+    out, state = answer(inputs, tokens, slots, stops)
+    return out if valid is None else out.masked_fill(~valid[..., None, None], 0), state
 
 
-# The last: keys, values, overlap_keys and overlap_values of the next state.
-_Answered = tuple[Tensor, MemoryTrace, tuple[Tensor, Tensor, Tensor, Tensor]]
-
-
-def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Answered:
+def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> Result:
     """All tokens stay inside their row's unfinished segment: the usual case of decoding."""
-    state, size = inputs.state, inputs.segment_size
-    keys = state.keys + _scatter(tokens.k, tokens, slots, size)
-    values = state.values + _scatter(tokens.v, tokens, slots, size)
-    seen_keys, seen_values = in_front(state.overlap_keys, keys), in_front(state.overlap_values, values)
-    visible = _visible(inputs, slots[:, None], torch.zeros_like(slots[:, :1]))[:, 0]
-    local = local_attention(inputs, tokens.q, seen_keys, seen_values, visible=visible)
+    state, size, before = inputs.state, inputs.segment_size, inputs.overlap
+    row = torch.arange(len(slots), device=slots.device)[:, None].expand_as(slots)
+    real = slice(None) if tokens.valid is None else tokens.valid
+    window, places = state.own_window(tokens.q, tokens.k, tokens.v), (row[real], slots[real] + before)
+    window.keys[places], window.values[places] = tokens.k[real], tokens.v[real]
+    used = slice(before + int(stops.max()))
+    visible = _visible(inputs, slots[:, None], torch.zeros_like(slots[:, :1]))[:, 0, ..., used]
+    local = local_attention(inputs, tokens.q, window.keys[:, used], window.values[:, used], visible=visible)
     out, trace = attend(inputs, tokens, local, state, 1)
-    full = (stops == size).to(slots.device)[:, None, None, None]
-    carried = zip(carry(keys, values, inputs), (state.overlap_keys, state.overlap_values), strict=True)
-    overlap_keys, overlap_values = (torch.where(full, new, old) for new, old in carried)
-    return out, trace, (keys.masked_fill(full, 0), values.masked_fill(full, 0), overlap_keys, overlap_values)
+    seen, full = state.tokens_seen + stops - state.tokens_in_window, stops == size
+    if not full.any():
+        return out, InfiniState.on(*trace.at(False), window, seen)
+    full = full.to(slots.device)
+    begun = Window.begin(*carry(*window.parts[:2], inputs), size)
+    pairs = (begun.keys, window.keys), (begun.values, window.values)
+    window = Window(*(torch.where(full[:, None, None, None], *pair) for pair in pairs), before)
+    return out, InfiniState.on(*trace.at(full.long()), window, seen)
 
 
-def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> _Answered:
+def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> Result:
+    if tokens.valid is None:
+        tokens = replace(tokens, valid=torch.ones_like(slots, dtype=torch.bool))
     state, size = inputs.state, inputs.segment_size
     segments = -(-int(stops.max()) // size)
     grid = tokens.map(lambda x: _scatter(x, tokens, slots, segments * size))
@@ -81,7 +85,9 @@ def _on_grid(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> 
     out, trace = attend(inputs, grid, local.reshape(*grid.q.shape[:3], -1), state, segments)
     row, last = torch.arange(len(stops)), stops // size
     window = keys[row, last], values[row, last], overlaps[0][row, last], overlaps[1][row, last]
-    return out[row[:, None].to(slots.device), slots], trace, window
+    seen = state.tokens_seen + stops - state.tokens_in_window
+    state = InfiniState(*trace.at(last.to(slots.device)), *window, seen)
+    return out[row[:, None].to(slots.device), slots], state
 
 
 def _visible(inputs: Inputs, queries: Tensor, segments: Tensor) -> Tensor:

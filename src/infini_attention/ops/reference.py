@@ -95,8 +95,8 @@ def _read_token(stream: _Stream, token: Tokens) -> Tensor:
     """Answers one token `[1, 1, ...]`, then writes it: `[H, V]`."""
     inputs, slot, dtype = stream.inputs, len(stream.keys), stream.M.dtype
     q, k = token.q[0, 0], token.k[0, 0]
-    if inputs.rotary is not None:
-        cos, sin = (table[inputs.overlap + slot] for table in inputs.rotary)  # positions restart in each segment
+    if inputs.rotary is not None:  # positions restart in each segment
+        cos, sin = (table[inputs.overlap + slot] for table in inputs.rotary.tables)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     stream.keys.append(k)
     stream.values.append(token.v[0, 0])
@@ -167,7 +167,7 @@ def _commit(stream: _Stream) -> None:
     stream.overlap_keys, stream.overlap_values = stream.keys[last], stream.values[last]
     if rotary is not None:  # what stood in row C + i of the tables now stands in row i
         size = stream.inputs.segment_size
-        cos, sin = rotary
+        cos, sin = rotary.tables
         stream.overlap_keys = [
             rotate(turn_back(key, cos[size + i], sin[size + i]), cos[i], sin[i]).to(key.dtype)
             for i, key in enumerate(stream.overlap_keys)

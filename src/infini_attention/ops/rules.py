@@ -17,10 +17,9 @@ from infini_attention.shapes import (
     BlockScalars,
     BlockValues,
     Memories,
-    MemoriesAround,
     Normalizers,
-    NormalizersAround,
     Rule,
+    SegmentFlags,
 )
 from infini_attention.state import InfiniState, Memory
 
@@ -32,26 +31,53 @@ FORGETS_ALL = -100.0
 
 @dataclass(frozen=True)
 class MemoryTrace:
-    """The memory around S segments; index s stands for "s of them are finished".
+    """What writing S segments makes of the memory.
 
     Attributes:
-        starts, start_normalizers: the memory that is committed then.
-        opened, open_normalizers: what the segment after that has been given, as `InfiniState.running` keeps it.
+        before: the memory that was committed at the start of the first.
+        starts, start_normalizers: that at the start of each, which its queries read.
+        given, given_normalizers: what each has been given, as `InfiniState.running` keeps it.
     """
 
-    starts: MemoriesAround
-    start_normalizers: NormalizersAround | None
-    opened: MemoriesAround
-    open_normalizers: NormalizersAround | None
+    before: Memory
+    starts: Memories
+    start_normalizers: Normalizers | None
+    given: Memories
+    given_normalizers: Normalizers | None
 
-    def at(self, finished: int | Tensor) -> tuple[Memory, Memory]:
-        """The committed and the running memory once `finished` segments (of all rows, or `[B]`) are finished."""
-        row = slice(None) if isinstance(finished, int) else torch.arange(len(finished), device=finished.device)
+    @property
+    def is_empty(self) -> SegmentFlags:
+        """`[B, G, S]`: nothing was ever written before that segment, so there is nothing to mix in."""
+        if self.starts.shape[2] == 1:
+            return self.before.is_empty[:, :, None]
+        return (self.starts.flatten(3) if self.start_normalizers is None else self.start_normalizers).eq(0).all(-1)
 
-        def pick(matrices: Tensor, normalizers: Tensor | None) -> Memory:
-            return Memory(matrices[row, :, finished], None if normalizers is None else normalizers[row, :, finished])
+    @property
+    def after(self) -> tuple[Memory, Memory]:
+        """The committed and the running memory once all segments are finished."""
+        matrix = self.given[:, :, -1]
+        if self.start_normalizers is None or self.given_normalizers is None:
+            return (memory := Memory(matrix, None)), memory
+        z = self.given_normalizers[:, :, -1]
+        committed = Memory(self.starts[:, :, -1] + matrix, self.start_normalizers[:, :, -1] + z)
+        return committed, Memory(torch.zeros_like(matrix), torch.zeros_like(z))
 
-        return pick(self.starts, self.start_normalizers), pick(self.opened, self.open_normalizers)
+    def at(self, finished: bool | Tensor) -> tuple[Memory, Memory]:
+        """The same once all are finished, or not even the first is, or so many of each row (`[B]`)."""
+        if finished is True:
+            return self.after
+        z = self.given_normalizers
+        if finished is False:
+            return self.before, Memory(self.given[:, :, 0], None if z is None else z[:, :, 0])
+        row = torch.arange(len(finished), device=finished.device)
+
+        def pick(matrices: Tensor, normalizers: Tensor | None, last: Memory) -> Memory:
+            pairs = (matrices, last.matrix), (normalizers, last.normalizer)
+            picked = (x if x is None else torch.cat((x, y[:, :, None]), 2)[row, :, finished] for x, y in pairs)
+            return Memory(*picked)
+
+        committed, running = self.after
+        return pick(self.starts, self.start_normalizers, committed), pick(self.given, z, running)
 
 
 def write(
@@ -67,62 +93,73 @@ def write(
 
     `valid` is `[B, 1, S, L]` bool, or None where every token is real.
     """
-    committed, running = state.committed, state.running
+    before, running = state.committed, state.running
     if rule == "gated_delta":
         ends = _gated_delta(k, v, beta, log_decay, valid, running.matrix)
-        starts = torch.cat((committed.matrix[:, :, None], ends), 2)
-        return MemoryTrace(starts, None, ends[:, :, -1:].expand_as(starts), None)
-    assert committed.normalizer is not None and running.normalizer is not None
+        given = ends if ends.shape[2] == 1 else ends[:, :, -1:].expand_as(ends)
+        return MemoryTrace(before, _starts(before.matrix, ends), None, given, None)
+    assert before.normalizer is not None and running.normalizer is not None
     k = elu_plus_one(k)
     if valid is not None:
         k = k * valid[..., None]
-    added_z = _continue(k.sum(3), running.normalizer)
-    added = _continue(k.transpose(-1, -2) @ v, running.matrix)
-    z = committed.normalizer[:, :, None] + added_z.cumsum(2)
-    z = torch.cat((committed.normalizer[:, :, None], z), 2)
-    if rule == "linear":
-        ends = committed.matrix[:, :, None] + added.cumsum(2)
-        starts = torch.cat((committed.matrix[:, :, None], ends), 2)
+    given_z = _continue(k.sum(3), running.normalizer)
+    z = _sums(before.normalizer, given_z)
+    if rule == "delta" and k.shape[2] == 1:
+        v = v - _recall(k, before.matrix[:, :, None], z)
+    given = _continue(_outer(k, v), running.matrix)
+    if rule == "delta" and k.shape[2] > 1:
+        starts, given = _delta(k, z, given, before.matrix)
     else:
-        starts, added = _delta(k, z, added, committed.matrix)
-    return MemoryTrace(starts, z, _and_nothing(added), _and_nothing(added_z))
+        starts = _sums(before.matrix, given)
+    return MemoryTrace(before, starts, z, given, given_z)
 
 
 def read(q: Tensor, memories: Memories, normalizers: Normalizers | None, norm_weight: Tensor | None) -> Tensor:
     """What the memory of each segment's start answers: q `[B, G, S, N, K]` to `[B, G, S, N, V]`."""
     if normalizers is None:
         return rms_norm(unit_silu(q) @ memories, None if norm_weight is None else norm_weight.to(q.dtype))
-    q = elu_plus_one(q)
-    denominator = q @ normalizers[..., None]
-    return (q @ memories) / denominator.masked_fill(denominator == 0, 1)
+    return _recall(elu_plus_one(q), memories, normalizers)
 
 
-def is_empty(memories: Memories, normalizers: Normalizers | None) -> Tensor:
-    """`[B, G, S]` bool: nothing was ever written, so there is nothing to mix in."""
-    return (memories == 0).flatten(-2).all(-1) if normalizers is None else (normalizers == 0).all(-1)
+def _recall(sigma: Tensor, memories: Memories, normalizers: Normalizers) -> Tensor:
+    """Equation 7: sigma M / (sigma . z), 0 from an empty memory."""
+    denominator = sigma @ normalizers[..., None]
+    return (sigma @ memories) / denominator.masked_fill(denominator == 0, 1)
+
+
+def _outer(k: BlockKeys, v: BlockValues) -> Memories:
+    """The sum of k v^T over the tokens of each segment; of a single one it is no matrix product."""
+    return k.transpose(-1, -2) * v if k.shape[3] == 1 else k.transpose(-1, -2) @ v
 
 
 def _continue(added: Tensor, before: Tensor) -> Tensor:
     """What each segment adds, the first one with what it was given in earlier calls."""
-    return torch.cat((added[:, :, :1] + before[:, :, None], added[:, :, 1:]), 2)
+    first = added[:, :, :1] + before[:, :, None]
+    return first if added.shape[2] == 1 else torch.cat((first, added[:, :, 1:]), 2)
 
 
-def _and_nothing(added: Tensor) -> Tensor:
-    """One more segment, to which nothing was added yet."""
-    return torch.cat((added, torch.zeros_like(added[:, :, :1])), 2)
+def _starts(before: Tensor, ends: Tensor) -> Tensor:
+    """Where each segment starts: the first after what was before, the others where one ends."""
+    first = before[:, :, None]
+    return first if ends.shape[2] == 1 else torch.cat((first, ends[:, :, :-1]), 2)
 
 
-def _delta(k: BlockKeys, z: NormalizersAround, added: Memories, start: Tensor) -> tuple[MemoriesAround, Memories]:
+def _sums(before: Tensor, added: Tensor) -> Tensor:
+    """What has been summed up at the start of each segment."""
+    return _starts(before, added if added.shape[2] == 1 else before[:, :, None] + added.cumsum(2))
+
+
+def _delta(k: BlockKeys, z: Normalizers, added: Memories, start: Tensor) -> tuple[Memories, Memories]:
     """Equation 9: M' = M + sum sigma(k) (v - sigma(k) M / (sigma(k) . z))^T, with M and z of the segment's start.
 
     Returns M at each start, and what each segment really adds.
     """
-    denominator = k @ z[:, :, :-1, :, None]
+    denominator = k @ z[..., None]
     taken = k.transpose(-1, -2) @ (k / denominator.masked_fill(denominator == 0, 1))
-    taken = taken * (z[:, :, :-1] != 0).any(-1)[..., None, None]  # an empty memory has nothing to take away
+    taken = taken * (z != 0).any(-1)[..., None, None]  # an empty memory has nothing to take away
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    starts = torch.cat((start[:, :, None], affine_scan(identity - taken, added, start)), 2)
-    return starts, added - taken @ starts[:, :, :-1]
+    starts = _starts(start, affine_scan(identity - taken, added, start))
+    return starts, added - taken @ starts
 
 
 def _gated_delta(
@@ -144,9 +181,8 @@ def _gated_delta(
         log_decay = log_decay.clamp(min=FORGETS_ALL)
     segments, length = k.shape[2:4]
     if segments == length == 1:  # decoding: the recurrence as it stands
-        k, v, beta = k[:, :, 0], v[:, :, 0], beta[:, :, 0, :, None]
-        M = start if log_decay is None else log_decay[:, :, 0, :, None].exp() * start
-        return (M + k.transpose(-1, -2) * (beta * (v - k @ M)))[:, :, None]
+        M = start[:, :, None] if log_decay is None else log_decay[..., None].exp() * start[:, :, None]
+        return torch.addcmul(M, k.transpose(-1, -2), beta[..., None] * (v - k @ M))
     blocks = -(-length // BLOCK)
     size = -(-length // blocks)
 
