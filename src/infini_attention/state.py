@@ -91,8 +91,8 @@ class InfiniState:
         if window is not None and not recorded and window.take(self.tokens_seen):
             return window
         if window is None:
-            pairs = (self.overlap_keys, self.keys), (self.overlap_values, self.values)
-            window = Window(*(torch.cat(pair, 1) for pair in pairs), self.overlap)
+            keys, values = (self.overlap_keys, self.keys), (self.overlap_values, self.values)
+            window = Window(torch.cat(keys, 1), torch.cat(values, 1), self.overlap)
         else:
             window = window.copy(self.tokens_in_window)
         window.recorded |= recorded

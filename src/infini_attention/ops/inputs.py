@@ -158,7 +158,8 @@ def check_inputs(
     else:
         _check_state(state, k, v, segment_size, overlap, rule)
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
-    tokens = Tokens(q, k, v, q_mem, k_mem, gate if gate.dim() == 3 else gate.expand(batch, time, heads), beta, log_decay, padding_mask)
+    gate = gate if gate.dim() == 3 else gate.expand(batch, time, heads)
+    tokens = Tokens(q, k, v, q_mem, k_mem, gate, beta, log_decay, padding_mask)
     scale = key_dim**-0.5 if scale is None else scale
     window = None if sliding_window is None or sliding_window >= overlap + segment_size else sliding_window
     return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap, overlap)
@@ -190,8 +191,8 @@ def _checked_rotary(rotary: tuple[Tensor, Tensor] | Rotation, positions: int, ke
     shape = tables[0].shape
     if len(shape) != 2 or shape[0] != positions or shape[1] > key_dim or shape[1] % 2 or shape[1] == 0:
         raise ShapeError(
-            f"rotary cos and sin must be [W + C, R] for the places of overlap and segment, R even and at most the key size; "
-            f"got {list(shape)} with W + C = {positions} and key size {key_dim}"
+            f"rotary cos and sin must be [W + C, R] for the places of overlap and segment, R even and at most the key "
+            f"size; got {list(shape)} with W + C = {positions} and key size {key_dim}"
         )
     return rotary if isinstance(rotary, Rotation) else Rotation(*tables)
 
@@ -199,8 +200,8 @@ def _checked_rotary(rotary: tuple[Tensor, Tensor] | Rotation, positions: int, ke
 def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_size: int, overlap: int, rule: Rule) -> None:
     batch, _, kv_heads, key_dim = k.shape
     value_dim, window, slots = v.shape[3], state.window, (batch, overlap + segment_size, kv_heads)
-    fits = window is not None and (window.overlap, window.keys.dtype) == (overlap, k.dtype)
-    if window is None or not fits or (window.keys.shape, window.values.shape) != ((*slots, key_dim), (*slots, value_dim)):
+    wanted = (overlap, k.dtype, (*slots, key_dim), (*slots, value_dim))
+    if window is None or (window.overlap, window.keys.dtype, window.keys.shape, window.values.shape) != wanted:
         _expect("state.keys", state.keys, (batch, segment_size, kv_heads, key_dim), k.dtype)
         _expect("state.values", state.values, (batch, segment_size, kv_heads, value_dim), v.dtype)
         _expect("state.overlap_keys", state.overlap_keys, (batch, overlap, kv_heads, key_dim), k.dtype)

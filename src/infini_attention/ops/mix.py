@@ -23,14 +23,20 @@ def attend(
         return local, MemoryTrace(state.committed, nothing, None, nothing, None)
     dtype = state.committed.matrix.dtype
     batch, time, heads = tokens.gate.shape
-    kv_heads = tokens.k.shape[2]
-    group, length = heads // kv_heads, time // segments
+    kv_heads, length = tokens.k.shape[2], time // segments
 
     def blocks(x: Tensor) -> Tensor:
-        """`[B, T, G, ...]` to `[B, G, S, L, ...]`."""
+        """`[B, T, heads, ...]` to `[B, G, S, N, ...]`: the heads that share a memory are rows of one product."""
         if time == 1:
-            return x.to(dtype)[:, 0, :, None, None]
-        return x.to(dtype).reshape(batch, segments, length, *x.shape[2:]).movedim(3, 1)
+            return x.to(dtype).reshape(batch, kv_heads, 1, -1, *x.shape[3:])
+        laid = x.to(dtype).reshape(batch, segments, length, kv_heads, -1, *x.shape[3:]).movedim((3, 4), (1, 3))
+        return laid.reshape(batch, kv_heads, segments, -1, *x.shape[3:])
+
+    def back(x: Tensor) -> Tensor:
+        """`[B, G, S, N, ...]` to `[B, T, H, ...]`."""
+        if time > 1:
+            x = x.reshape(batch, kv_heads, segments, -1, length, *x.shape[4:]).movedim((1, 3), (3, 4))
+        return x.reshape(batch, time, heads, -1)
 
     trace = rules.write(
         inputs.rule,
@@ -41,18 +47,9 @@ def attend(
         None if tokens.valid is None else tokens.valid.reshape(batch, 1, segments, length),
         state,
     )
-    # The query heads of a group share a memory: they are rows of one product.
-    q = tokens.q_mem.to(dtype).reshape(batch, segments, length, kv_heads, group, -1)
-    if time > 1:
-        q = q.permute(0, 3, 1, 4, 2, 5)
-    q = q.reshape(batch, kv_heads, segments, group * length, -1)
-    answer = rules.read(q, trace.starts, trace.start_normalizers, inputs.norm_weight)
-    if time > 1:
-        answer = answer.reshape(batch, kv_heads, segments, group, length, -1).permute(0, 2, 4, 1, 3, 5)
-    answer = answer.reshape(batch, time, heads, -1)
-    share = torch.sigmoid(tokens.gate.to(dtype)).reshape(batch, segments, length, kv_heads, group)
-    share = share.masked_fill(trace.is_empty.transpose(1, 2)[:, :, None, :, None], 0).reshape(batch, time, heads, 1)
-    return torch.lerp(local.to(dtype), answer, share).to(tokens.q.dtype), trace
+    answer = rules.read(blocks(tokens.q_mem), trace.starts, trace.start_normalizers, inputs.norm_weight)
+    share = blocks(torch.sigmoid(tokens.gate.to(dtype))).masked_fill(trace.is_empty[..., None], 0)
+    return torch.lerp(local.to(dtype), back(answer), back(share)).to(tokens.q.dtype), trace
 
 
 def local_attention(

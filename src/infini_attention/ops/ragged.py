@@ -50,9 +50,9 @@ def _inside(inputs: Inputs, tokens: Tokens, slots: Slots, stops: RowCounts) -> R
     if not full.any():
         return out, InfiniState.on(*trace.at(False), window, seen)
     full = full.to(slots.device)
-    begun = Window.begin(*carry(*window.parts[:2], inputs), size)
-    pairs = (begun.keys, window.keys), (begun.values, window.values)
-    window = Window(*(torch.where(full[:, None, None, None], *pair) for pair in pairs), before)
+    begun, rows = Window.begin(*carry(*window.parts[:2], inputs), size), full[:, None, None, None]
+    keys, values = torch.where(rows, begun.keys, window.keys), torch.where(rows, begun.values, window.values)
+    window = Window(keys, values, before)
     return out, InfiniState.on(*trace.at(full.long()), window, seen)
 
 

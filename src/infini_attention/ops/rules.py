@@ -6,6 +6,7 @@ parallel; only that small update is sequential (docs/equations.md derives the th
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,13 +72,16 @@ class MemoryTrace:
             return self.before, Memory(self.given[:, :, 0], None if z is None else z[:, :, 0])
         row = torch.arange(len(finished), device=finished.device)
 
-        def pick(matrices: Tensor, normalizers: Tensor | None, last: Memory) -> Memory:
-            pairs = (matrices, last.matrix), (normalizers, last.normalizer)
-            picked = (x if x is None else torch.cat((x, y[:, :, None]), 2)[row, :, finished] for x, y in pairs)
-            return Memory(*picked)
+        def pick(within: Tensor | None, last: Tensor | None) -> Any:
+            if within is None or last is None:
+                return None
+            return torch.cat((within, last[:, :, None]), 2)[row, :, finished]
 
         committed, running = self.after
-        return pick(self.starts, self.start_normalizers, committed), pick(self.given, z, running)
+        return (
+            Memory(pick(self.starts, committed.matrix), pick(self.start_normalizers, committed.normalizer)),
+            Memory(pick(self.given, running.matrix), pick(z, running.normalizer)),
+        )
 
 
 def write(
