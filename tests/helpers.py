@@ -62,6 +62,12 @@ def tensors_of(state: InfiniState) -> Tensors:
     return {pytree.keystr(path).removeprefix("."): tensor for path, tensor in leaves}
 
 
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Of the whole storages behind some tensors, each counted once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def sample(
     *,
     B: int = 2,

@@ -1,5 +1,7 @@
 """What the operation promises in words: what is read back, what is left alone, and in which dtypes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from helpers import (
     assert_close,
     feed,
     sample,
+    storage_bytes,
     take,
     tensors_of,
 )
@@ -192,6 +195,20 @@ def test_nbytes_do_not_grow(rule):
     _, old = feed(take(inputs, span=slice(1, None)), state=young)
     assert old.nbytes == young.nbytes > 0
     assert old.tokens_seen.tolist() == [10_000]
+
+
+@every_backend
+@every_rule
+@pytest.mark.parametrize("padding", [0, 3])
+def test_the_state_holds_no_more_than_its_bytes(rule, backend, padding):
+    """None of its tensors is a view, which would keep all that a call has computed, wherever the call ends."""
+    inputs = sample(T=40, C=8, W=3, rule=rule)
+    if padding:
+        inputs["padding_mask"] = torch.arange(40) >= torch.tensor([[0], [padding]])
+    state = None
+    for start, stop in pairwise((0, 1, 5, 8, 12, 33, 40)):
+        _, state = infini_attention(**take(inputs, span=slice(start, stop)), state=state, backend=backend)
+        assert storage_bytes(tensors_of(state).values()) <= state.nbytes
 
 
 @every_backend

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers import storage_bytes
 from infini_attention.sessions import SessionStore
 from infini_attention.sessions.snapshot import unique_bytes
 from tiny import SEGMENT, book, infini_model, new_session
@@ -19,7 +20,7 @@ def storages(forks):
         for place in fork.position.history.places:
             tensors += [tensor for part in place.snapshot.parts for tensor in part.tensors.values()]
         tensors.append(fork.position.logits)
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    return storage_bytes(tensors)
 
 
 def files(folder):

@@ -56,7 +56,7 @@ class MemoryTrace:
     @property
     def after(self) -> tuple[Memory, Memory]:
         """The committed and the running memory once all segments are finished."""
-        matrix = self.given[:, :, -1]
+        matrix = _alone(self.given[:, :, -1])
         if self.start_normalizers is None or self.given_normalizers is None:
             return (memory := Memory(matrix, None)), memory
         z = self.given_normalizers[:, :, -1]
@@ -69,7 +69,7 @@ class MemoryTrace:
             return self.after
         z = self.given_normalizers
         if finished is False:
-            return self.before, Memory(self.given[:, :, 0], None if z is None else z[:, :, 0])
+            return self.before, Memory(_alone(self.given[:, :, 0]), None if z is None else _alone(z[:, :, 0]))
         row = torch.arange(len(finished), device=finished.device)
 
         def pick(within: Tensor | None, last: Tensor | None) -> Any:
@@ -82,6 +82,11 @@ class MemoryTrace:
             Memory(pick(self.starts, committed.matrix), pick(self.start_normalizers, committed.normalizer)),
             Memory(pick(self.given, running.matrix), pick(z, running.normalizer)),
         )
+
+
+def _alone(x: Tensor) -> Tensor:
+    """Not as a part of something larger, which would live on with it."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def write(

@@ -75,7 +75,7 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     if inputs.overlap:
         before, values_before = chain(k.unflatten(0, (-1, segments)), v.unflatten(0, (-1, segments)), inputs, state)
         k, v = in_front(before[:, :-1].flatten(0, 1), k), in_front(values_before[:, :-1].flatten(0, 1), v)
-        overlap = before[:, -1], values_before[:, -1]
+        overlap = _copies(before[:, -1], values_before[:, -1])
     else:
         overlap = state.overlap_keys, state.overlap_values
     visible = None
@@ -88,3 +88,8 @@ def _whole(inputs: Inputs, tokens: Tokens, state: InfiniState) -> Result:
     out, trace = attend(inputs, tokens, local.reshape(*tokens.q.shape[:3], -1), state, segments)
     seen = state.tokens_seen + segments * size
     return out, InfiniState(*trace.after, state.keys, state.values, *overlap, seen)
+
+
+def _copies(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """For the next state: a view would keep all that it was cut from."""
+    return keys.clone(), values.clone()
