@@ -1,10 +1,14 @@
 """infini read: figures that add up, sessions that go on."""
 
+import gc
 import io
 import sys
+from types import FunctionType, ModuleType
 
 import pytest
+import torch
 
+from infini_attention.cli.shared import common
 from tiny import SEGMENT, book
 
 FIGURES = {
@@ -149,3 +153,37 @@ def test_force_replaces_a_session(read, text, tmp_path):
     session.write_text("old")
     read(text, "-o", session, "--force")
     assert read(text, "--from", session)["tokens_read"] == text.stat().st_size
+
+
+def kept_bytes(root):
+    """Of all that can be reached from here: whole storages of tensors, each once, and Python's own objects."""
+    found, sizes = [root], {}
+    for each in found:
+        if id(each) in sizes or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        sizes[id(each)] = sys.getsizeof(each)
+        if isinstance(each, torch.Tensor):
+            sizes[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        found += gc.get_referents(each)
+    return sum(sizes.values())
+
+
+def test_what_is_kept_does_not_grow_with_the_text(run_json, model_dir, tmp_path, monkeypatch):
+    """Nor with its logarithm, nor with the chunks that it is read in."""
+    opened, kept = [], []
+
+    def open_session(*args, **options):
+        opened.append(ref(*args, **options))
+        return opened[-1]
+
+    ref = common.open_session
+    monkeypatch.setattr(common, "open_session", open_session)
+    for blocks, chunk_size in ((1, 4 * SEGMENT), (32, 4 * SEGMENT), (32, 64 * SEGMENT)):  # whole blocks of the digest
+        path = tmp_path / f"{blocks}.txt"
+        path.write_bytes(b"0123456789abcdef" * 64 * blocks)
+        result = run_json("read", path, "-m", model_dir, "--chunk-size", chunk_size)
+        assert result["tokens_read"] == blocks * 1024
+        kept.append(kept_bytes(opened[-1].position))
+    print(f"{kept} bytes")
+    assert kept[0] > result["state_bytes"]
+    assert max(kept[1:]) <= kept[0]

@@ -74,8 +74,10 @@ def test_chatted_with_in_turn(client, ref, run_cli, typed):
 
 
 def test_begun_here(client, pair, chat_dir, run_cli, typed):
-    typed("Hi")
+    """With the places that it can be taken back to."""
+    typed("Hi\nWrong.")
     assert run_cli("chat", "-m", chat_dir, "--session", "new", "-n", 8).code == 0
+    assert client.post("/v1/sessions/new/rewind", json={"to_turn": 1}).status_code == 200
     ref = Session(*pair)
     ref.chat("Hi", max_new_tokens=8)
     assert client.post("/v1/sessions/new/ask", json=ASK).json()["text"] == ref.ask("Who?", max_new_tokens=8).text

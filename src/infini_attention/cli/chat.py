@@ -73,7 +73,7 @@ def run(
         _check_output(output, force=force or _is_same(output, session))
     stored = None if name is None else StoredOutput(name, store, key)
     opening = common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter)
-    stream = stored.open(opening) if stored else common.open_session(opening, session)
+    stream = stored.open(opening) if stored else common.open_session(opening, session, rewinds=True)
 
     from infini_attention.data.chat import ChatTemplate
 

@@ -133,15 +133,19 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
 
 
-def open_session(options: ModelOptions, path: Path | None) -> "Session":
-    """A new session, or the one in `path`, opened with the model that it names unless another is asked for."""
-    from infini_attention.sessions import Session, read_header
+def open_session(options: ModelOptions, path: Path | None, *, rewinds: bool = False) -> "Session":
+    """A new session, or the one in `path`, opened with the model that it names unless another is asked for.
 
+    It keeps a history only where it may be rewound, or goes to a store: a session file holds none.
+    """
+    from infini_attention.sessions import HistorySettings, Session, read_header
+
+    history = HistorySettings() if rewinds else HistorySettings(max_bytes=0)
     if path is None:
         options = replace(options, source=options.source or DEFAULT_MODEL)
-        return Session(*options.open(), name=lasting(options.source), adapter=options.used_adapter())
+        return Session(*options.open(), name=lasting(options.source), adapter=options.used_adapter(), history=history)
     pair, name, adapter = open_as_read(options, read_header(path))
-    return Session.load(path, *pair, name=name, adapter=adapter)
+    return Session.load(path, *pair, name=name, adapter=adapter, history=history)
 
 
 def open_as_read(

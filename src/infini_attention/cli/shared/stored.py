@@ -100,7 +100,9 @@ class StoredOutput:
         self.revision = known.get(name, 0)
 
     def open(self, options: ModelOptions) -> "Session":
-        return _load(options, self.store, self.name, self.owner) if self.revision else open_session(options, None)
+        if self.revision:
+            return _load(options, self.store, self.name, self.owner)
+        return open_session(options, None, rewinds=True)
 
     def save(self, session: "Session") -> str:
         """The name under which it is now: another one where somebody has changed the session meanwhile."""
