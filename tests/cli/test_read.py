@@ -104,6 +104,7 @@ def test_encoding(read, tmp_path):
 
 def test_max_tokens(read, text):
     assert read(text, "--max-tokens", 100)["tokens_read"] == 100
+    assert read(text, "--max-tokens", "1K")["tokens_read"] == 1024
 
 
 def test_without_scores(read, text):

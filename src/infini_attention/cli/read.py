@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infini_attention.cli.shared import common
+from infini_attention.cli.shared.counts import parse_tokens
 from infini_attention.cli.shared.monitoring import Monitor, Watch, WatchEvery, WatchFile, print_memory
 from infini_attention.cli.shared.pace import Pace
 from infini_attention.cli.shared.progress import ReadProgress
@@ -40,7 +41,7 @@ def run(
         ),
     ] = False,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Stop after about so many tokens.")
+        str | None, typer.Option("--max-tokens", help="Stop after about so many tokens, such as 4096 or 64K.")
     ] = None,
     chunk_size: Annotated[
         int | None,
@@ -75,6 +76,7 @@ def run(
             raise InputError(f"{output} is a directory; expected the name of a session file")
     if monitor_file is not None:
         common.check_output(monitor_file, force=force)
+    limit = None if max_tokens is None else parse_tokens("--max-tokens", max_tokens)
     sizes = [None if name == STDIN else check_text(Path(name), encoding) for name in files]
     total = None if None in sizes else sum(size for size in sizes if size)
     options = common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter)
@@ -88,7 +90,7 @@ def run(
         watch,
         chunk_size=chunk_size,
         scored=score,
-        max_tokens=max_tokens,
+        max_tokens=limit,
         resume=resume,
     )
     if output is not None and not (result["interrupted"] and stream.stats.tokens_read == 0):
