@@ -33,11 +33,9 @@ RULES = get_args(Rule)
 IDEAS = {
     "shortconv": "a causal convolution over 4 tokens on the memory's q and k",
     "decay": "gated_delta learns to let go",
-    "erase_write": "gated_delta with a strength for what it writes apart from that for what it erases",
+    "erase": "gated_delta learns how much to erase apart from how much to write",
 }
 CONV_WIDTH = 4
-MEMORY_ALONE = 1e4  # a gate logit whose sigmoid is exactly 1, in float64 too
-LEAST_ERASED = 1e-4  # write strengths are divided by it
 WARMUP_STEPS = 50
 TEST_ROWS = 32
 
@@ -82,7 +80,7 @@ class Settings:
             raise ConfigError("pairs, steps, samples, tokens per step, heads and layers must all be at least 1")
         if self.rule == "none" and self.idea:
             raise ConfigError("every idea is about the memory, and --rule none has none; leave --idea out")
-        if self.rule != "gated_delta" and (wrong := {"decay", "erase_write"} & set(self.idea)):
+        if self.rule != "gated_delta" and (wrong := {"decay", "erase"} & set(self.idea)):
             raise ConfigError(f"--idea {' '.join(sorted(wrong))} needs --rule gated_delta; got {self.rule}")
         most = max(self.pairs)
         if questions_start(most, self.segment_size) + most > self.length:
@@ -147,33 +145,6 @@ class ShortConv(nn.Module):
         return out
 
 
-def erase_write_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gate: Tensor,
-    *,
-    erase: Tensor,
-    write: Tensor,
-    segment_size: int,
-    rotary: tuple[Tensor, Tensor] | None = None,
-    **memory: Any,
-) -> tuple[Tensor, InfiniState]:
-    """gated_delta as M_t = alpha_t (I - erase_t k_t k_t^T) M_{t-1} + write_t k_t v_t^T, over whole sequences.
-
-    That is the operation's rule with beta = erase and the memory's values times write / erase. Attention needs the
-    values as they are: so the memory is read in a call of its own, with the gate open, and the two are mixed here.
-    Arguments as those of `infini_attention`; `erase` and `write` are `[B, T, G]` in (0, 1), `gate` is `[B, T, H]`.
-    """
-    local, _ = infini_attention(q, k, v, None, segment_size=segment_size, rule="none", rotary=rotary)
-    scaled = v * (write / erase)[..., None].to(v.dtype)
-    opened = torch.full_like(gate, MEMORY_ALONE)
-    answer, state = infini_attention(q, k, scaled, opened, segment_size=segment_size, beta=erase, **memory)
-    # In the first segment the memory is empty, and the operation gives attention to the scaled values instead.
-    share = torch.cat((torch.zeros_like(gate[:, :segment_size]), gate[:, segment_size:].sigmoid()), 1)
-    return torch.lerp(local, answer, share[..., None].to(local.dtype)), state
-
-
 class Attention(nn.Module):
     """The layer's projections and its memory, with the ideas that are being tried."""
 
@@ -183,15 +154,10 @@ class Attention(nn.Module):
         width, heads, inner = settings.width, settings.heads, settings.heads * settings.head_dim
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.o_proj = nn.Linear(inner, width, bias=False)
-        memory = MemorySettings(rule=settings.rule, decay="decay" in settings.idea)
+        memory = MemorySettings(rule=settings.rule, erase="erase" in settings.idea, decay="decay" in settings.idea)
         self.memory = InfiniMemory(width, heads, heads, settings.head_dim, settings.head_dim, memory)
         self.q_conv = ShortConv(heads, settings.head_dim) if "shortconv" in settings.idea else None
         self.k_conv = ShortConv(heads, settings.head_dim) if "shortconv" in settings.idea else None
-        self.gate_write: nn.Linear | None = None
-        if "erase_write" in settings.idea:
-            self.gate_write = nn.Linear(width, heads)
-            nn.init.zeros_(self.gate_write.weight)  # 0.5, where beta starts too: at first nothing is different
-            nn.init.zeros_(self.gate_write.bias)
         cos, sin = rotary_table(range(settings.segment_size), settings.head_dim, 10000.0)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -204,10 +170,6 @@ class Attention(nn.Module):
             inputs |= {"q_mem": self.q_conv(q), "k_mem": self.k_conv(k)}
         if not memory_on:  # while the memory is empty, attention alone is what comes out
             out, state = infini_attention(q, k, v, None, rule="none", **common)
-        elif self.gate_write is not None:
-            write = self.gate_write(hidden).sigmoid()
-            erase = inputs.pop("beta").clamp(min=LEAST_ERASED)
-            out, state = erase_write_attention(q, k, v, erase=erase, write=write, **inputs, **common)
         else:
             out, state = infini_attention(q, k, v, rule=self.rule, **inputs, **common)
         return self.o_proj(out.flatten(2)), state
@@ -263,7 +225,7 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any
     matrices: list[nn.Parameter] = []
     movers: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        gate = name.rpartition(".")[2] in ("gate_weight", "beta_weight", "decay_weight") or ".gate_write." in name
+        gate = name.rpartition(".")[2] in ("gate_weight", "beta_weight", "erase_weight", "decay_weight")
         (movers if parameter.dim() < 2 or gate else matrices).append(parameter)
     return [
         {"params": matrices, "lr": settings.lr, "weight_decay": settings.weight_decay},

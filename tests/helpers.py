@@ -20,7 +20,7 @@ RULES = ("linear", "delta", "gated_delta", "none")
 MEMORY_RULES = ("linear", "delta", "gated_delta")
 BACKENDS = ("torch", "reference")
 
-PER_TOKEN = ("q", "k", "v", "gate", "beta", "log_decay", "q_mem", "k_mem", "padding_mask")
+PER_TOKEN = ("q", "k", "v", "gate", "beta", "erase", "log_decay", "q_mem", "k_mem", "padding_mask")
 
 Inputs = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -100,6 +100,7 @@ def sample(
     small = {"gate": 2 * normal(B, T, H) if rule == "gated_delta" else 2 * normal(H)}
     if rule == "gated_delta":
         small["beta"] = normal(B, T, G).sigmoid()
+        small["erase"] = 2 * small["beta"] * normal(B, T, G).sigmoid()
         small["log_decay"] = -0.05 * normal(B, T, G).abs()
         small["norm_weight"] = 1 + 0.5 * normal(V)
     if R:

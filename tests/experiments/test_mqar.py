@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import assert_close, sample
-from infini_attention import infini_attention
+from helpers import assert_close
 from infini_attention.data.seeds import training_rng
-from infini_attention.ops.features import rms_norm, unit_silu
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -124,44 +122,8 @@ class TestShortConv:
         assert moved.tolist() == [False] * 3 + [True] * 4 + [False] * 2
 
 
-class TestEraseWrite:
-    def test_equals_a_token_by_token_loop(self):
-        inputs = sample(B=1, T=21, H=2, G=2, K=8, V=6, C=8)
-        erase, rule = inputs.pop("beta"), inputs.pop("rule")
-        assert rule == "gated_delta"
-        write = torch.rand(1, 21, 2, dtype=torch.float64)
-        out, state = mqar.erase_write_attention(**inputs, erase=erase, write=write)
-
-        shared = {name: inputs[name] for name in ("q", "k", "v", "rotary", "segment_size")}
-        local, _ = infini_attention(**shared, gate=None, rule="none")
-        k, q = unit_silu(inputs["k_mem"])[0], unit_silu(inputs["q_mem"])[0]
-        M, ref = torch.zeros(2, 8, 6, dtype=torch.float64), local.clone()
-        for t in range(21):
-            if t % 8 == 0:
-                start = M.clone()
-            for head in range(2):
-                M[head] = inputs["log_decay"][0, t, head].exp() * M[head]
-                M[head] -= erase[0, t, head] * torch.outer(k[t, head], k[t, head] @ M[head])
-                M[head] += write[0, t, head] * torch.outer(k[t, head], inputs["v"][0, t, head])
-                if t >= 8:
-                    answer = rms_norm(q[t, head] @ start[head], inputs["norm_weight"])
-                    share = inputs["gate"][0, t, head].sigmoid()
-                    ref[0, t, head] = share * answer + (1 - share) * local[0, t, head]
-        assert_close(out, ref)
-        assert_close(state.running.matrix[0], M)
-
-    def test_equal_strengths_are_the_operation_itself(self):
-        inputs = sample()
-        ref, ref_state = infini_attention(**inputs)
-        beta = inputs.pop("beta")
-        inputs.pop("rule")
-        out, state = mqar.erase_write_attention(**inputs, erase=beta, write=beta)
-        assert_close(out, ref)
-        assert_close(state.running.matrix, ref_state.running.matrix)
-
-
 class TestModel:
-    @pytest.mark.parametrize("idea", [(), ("erase_write",), ("shortconv", "decay", "erase_write")])
+    @pytest.mark.parametrize("idea", [(), ("erase",), ("shortconv", "decay", "erase")])
     def test_only_the_memory_knows_the_pairs(self, idea):
         model, settings = decoder(idea=idea), mqar.Settings(**TINY)
         # Four pairs fill a segment: the first question may follow the last value at once.
@@ -176,21 +138,22 @@ class TestModel:
 
     @pytest.mark.parametrize("rule", ["linear", "delta", "gated_delta"])
     def test_every_parameter_learns(self, rule):
-        idea = ("shortconv", "decay", "erase_write") if rule == "gated_delta" else ("shortconv",)
+        idea = ("shortconv", "decay", "erase") if rule == "gated_delta" else ("shortconv",)
         model, settings = decoder(rule=rule, idea=idea), mqar.Settings(**TINY)
         batch = mqar.draw_batch(5, 4, 32, settings, training_rng(0))
         model(batch.tokens, batch.positions)[0].square().sum().backward()
         assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0] == []
 
     def test_gates_and_vectors_have_their_own_rate(self):
-        model = decoder(idea=("shortconv", "decay", "erase_write"))
+        model = decoder(idea=("shortconv", "decay", "erase"))
         matrices, movers = mqar.parameter_groups(model, mqar.Settings())
         assert (matrices["lr"], movers["lr"], movers["weight_decay"]) == (3e-3, 1e-2, 0.0)
         moving = {id(parameter) for parameter in movers["params"]}
         named = [name for name, parameter in model.named_parameters() if id(parameter) in moving]
         fast = {name.removeprefix("layers.0.") for name in named if not name.startswith("layers.1.")}
-        gates = {f"attention.memory.{name}_{part}" for name in ("gate", "beta", "decay") for part in ("weight", "bias")}
-        gates |= {"attention.gate_write.weight", "attention.gate_write.bias", "attention.memory.norm_weight"}
+        gate_names = ("gate", "beta", "erase", "decay")
+        gates = {f"attention.memory.{name}_{part}" for name in gate_names for part in ("weight", "bias")}
+        gates |= {"attention.memory.norm_weight"}
         assert fast == gates | {"attention_norm.weight", "mlp_norm.weight", "norm.weight", "shift"}
         assert len(matrices["params"]) + len(moving) == len(list(model.parameters()))
 
@@ -217,7 +180,7 @@ class TestCommand:
 
     def test_results_become_a_table_and_curves(self, tmp_path, capsys):
         runs = {
-            "a": ("gated_delta", ("decay", "erase_write", "shortconv")),
+            "a": ("gated_delta", ("decay", "erase", "shortconv")),
             "b": ("linear", ()),
             "c": ("delta", ("shortconv",)),
             "d": ("none", ()),
@@ -248,7 +211,7 @@ class TestCommand:
         assert [row[0] for row in rows] == [
             "| none",
             "| linear",
-            "| gated_delta + decay + erase_write + shortconv",
+            "| gated_delta + decay + erase + shortconv",
             "| delta + shortconv",
         ]
         cell = result["cells"][0]

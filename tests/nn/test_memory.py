@@ -28,7 +28,7 @@ def test_the_paper_has_one_gate_per_head_and_nothing_else():
     assert [name for name, _ in module.named_parameters()] == ["gate_bias"]
     out, _, _ = run(module)
     assert out.gate.shape == (H,)
-    assert out[1:] == (None,) * 5
+    assert out[1:] == (None,) * 6
 
 
 def test_gated_delta_starts_as_the_settings_say():
@@ -52,6 +52,23 @@ def test_low_rank_change_starts_at_zero_and_learns():
     (out.q_mem.sum() + out.k_mem.sum()).backward()
     assert module.q_up.grad.abs().sum() > 0
     assert module.k_up.grad.abs().sum() > 0
+
+
+def test_as_much_is_erased_as_is_written_until_it_learns():
+    assert run(memory())[0].erase is None
+    module = memory(erase=True, beta_floor=0.1)
+    out, _, _ = run(module)
+    assert torch.equal(out.erase, out.beta)
+    out.erase.sum().backward()
+    assert torch.all(module.erase_bias.grad > 0)
+
+
+def test_what_is_not_written_erases_nothing():
+    module = memory(erase=True, beta_floor=0.1)
+    with torch.no_grad():
+        module.beta_bias.fill_(-2.5)
+        module.erase_bias.fill_(5.0)
+    assert torch.all(run(module)[0].erase == 0)
 
 
 def test_beta_below_the_floor_is_exactly_zero():
@@ -82,7 +99,9 @@ def test_autocast_changes_nothing():
     ref, _, _ = run(module)
     with torch.autocast("cpu", torch.bfloat16):
         out, _, _ = run(module)
-    assert all(torch.equal(tensor, expected) for tensor, expected in zip(out, ref, strict=True))
+    pairs = [pair for pair in zip(out, ref, strict=True) if pair != (None, None)]
+    assert len(pairs) == 6
+    assert all(torch.equal(tensor, expected) for tensor, expected in pairs)
 
 
 def test_double_is_allowed():

@@ -20,6 +20,7 @@ def oracle(
     segment_size: int,
     rule: str,
     beta: Array | None = None,
+    erase: Array | None = None,
     log_decay: Array | None = None,
     norm_weight: Array | None = None,
     rotary: tuple[Array, Array] | None = None,
@@ -75,9 +76,10 @@ def oracle(
                         out[b, t, h] = share * read + (1 - share) * local  # eq. 10
                 if rule == "gated_delta":
                     strength = 1.0 if beta is None else beta[b, t, g]
+                    erased = strength if erase is None else erase[b, t, g]
                     kept = 1.0 if log_decay is None else np.exp(log_decay[b, t, g])
                     key = _unit_silu(k_mem[b, t, g])
-                    M = kept * (np.eye(K) - strength * np.outer(key, key)) @ M + strength * np.outer(key, v[b, t, g])
+                    M = kept * (np.eye(K) - erased * np.outer(key, key)) @ M + strength * np.outer(key, v[b, t, g])
                 elif rule != "none":
                     key, value = _sigma(k_mem[b, t, g]), v[b, t, g]
                     if rule == "delta" and z_start.any():

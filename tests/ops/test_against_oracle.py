@@ -85,7 +85,7 @@ def test_gate_of_either_shape(rule, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("name", ["beta", "log_decay", "norm_weight", "q_mem", "k_mem", "rotary"])
+@pytest.mark.parametrize("name", ["beta", "erase", "log_decay", "norm_weight", "q_mem", "k_mem", "rotary"])
 def test_arguments_left_out(backend, name):
     inputs = sample()
     del inputs[name]
@@ -158,7 +158,7 @@ def streams(draw):
     sizes = {"B": B, "T": T, "G": G, "K": K, "H": G * draw(st.integers(1, 3)), "R": 2 * draw(st.integers(0, K // 2))}
     sizes |= {"V": draw(st.integers(1, 5)), "C": draw(st.integers(1, 9)), "seed": draw(st.integers(0, 99))}
     sizes["W"] = draw(st.integers(0, sizes["C"]))
-    left_out = draw(st.sets(st.sampled_from(["q_mem", "k_mem", "beta", "log_decay", "norm_weight", "rotary"])))
+    left_out = draw(st.sets(st.sampled_from(["q_mem", "k_mem", "beta", "erase", "log_decay", "norm_weight", "rotary"])))
     bounds = {"sliding_window": draw(st.none() | st.integers(1, 9)), "softcap": draw(st.sampled_from([None, 0.5, 5.0]))}
     padding = draw(st.none() | st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B))
     cuts = sorted(draw(st.lists(st.integers(0, T))))

@@ -34,6 +34,7 @@ SHAPES = {
     "gate per head": ({"gate": zeros(2)}, ["gate", "[4]", "[2]"]),
     "gate per token": ({"gate": zeros(2, 20, 2)}, ["gate", "[2, 20, 4]", "[2, 20, 2]"]),
     "beta": ({"beta": zeros(2, 20, 4)}, ["beta", "[2, 20, 2]", "[2, 20, 4]"]),
+    "erase": ({"erase": zeros(2, 20, 4)}, ["erase", "[2, 20, 2]", "[2, 20, 4]"]),
     "log_decay": ({"log_decay": zeros(2, 20)}, ["log_decay", "[2, 20, 2]", "[2, 20]"]),
     "norm_weight": ({"norm_weight": zeros(8)}, ["norm_weight", "[6]", "[8]"]),
     "q_mem": ({"q_mem": zeros(2, 20, 2, 8)}, ["q_mem", "[2, 20, 4, 8]", "[2, 20, 2, 8]"]),
@@ -96,7 +97,7 @@ def test_config_errors(changes, fragments):
 
 
 @pytest.mark.parametrize("rule", ["linear", "delta", "none"])
-@pytest.mark.parametrize("name", ["beta", "log_decay", "norm_weight"])
+@pytest.mark.parametrize("name", ["beta", "erase", "log_decay", "norm_weight"])
 def test_arguments_of_another_rule(rule, name):
     inputs = sample(rule=rule) | {name: sample()[name]}
     check_message(ConfigError, inputs, [name, "'gated_delta'", repr(rule), "leave it out"])

@@ -81,7 +81,7 @@ def own_segment_read(inputs, monkeypatch):
 
 def tiled_groups(inputs, monkeypatch):
     """Query head h reads memory h % G instead of h // (H / G)."""
-    names = [name for name in ("k", "v", "k_mem", "beta", "log_decay") if name in inputs]
+    names = [name for name in ("k", "v", "k_mem", "beta", "erase", "log_decay") if name in inputs]
     return feed(inputs | {name: torch.cat((inputs[name], inputs[name]), 2) for name in names})
 
 

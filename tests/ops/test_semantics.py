@@ -21,6 +21,7 @@ from helpers import (
     tensors_of,
 )
 from infini_attention import infini_attention
+from infini_attention.ops.features import unit_silu
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -73,7 +74,7 @@ def test_gated_delta_reads_the_direction_of_what_was_written_last(backend, segme
 def test_decay_lets_go(backend):
     """A write is kept by the product of the later decays."""
     inputs = sample(T=16, C=4)
-    inputs["beta"][:, 4:] = 0
+    inputs["beta"][:, 4:] = inputs["erase"][:, 4:] = 0
     _, start = feed(take(inputs, span=slice(4)), backend=backend)
     _, end = feed(inputs, backend=backend)
     kept = inputs["log_decay"][:, 4:].sum(1).exp()[..., None, None]
@@ -88,6 +89,16 @@ def test_beta_zero_never_writes(backend):
     assert state.running.matrix.eq(0).all()
     window_only, _ = infini_attention(*(inputs[x] for x in "qkv"), None, **WINDOW, rotary=inputs["rotary"])
     assert_close(out, window_only)
+
+
+@every_backend
+def test_without_erasing_writes_add_up(backend):
+    """With erase 0, keys that lie in each other's way do not: M is the sum of beta k v^T."""
+    inputs = sample(T=8, C=8)
+    inputs["erase"], inputs["log_decay"] = torch.zeros_like(inputs["beta"]), None
+    _, state = feed(inputs, [3], backend=backend)
+    keys = unit_silu(inputs["k_mem"]) * inputs["beta"][..., None]
+    assert_close(state.committed.matrix, torch.einsum("btgk,btgv->bgkv", keys, inputs["v"]))
 
 
 @every_backend
@@ -136,13 +147,14 @@ def test_gate_weighs_the_memory(rule, backend):
 @every_backend
 @every_rule
 def test_defaults(rule, backend):
-    """Left out means: scale K ** -0.5, beta 1, log_decay 0, norm_weight 1, and q_mem, k_mem the same as q, k."""
+    """Left out: scale K ** -0.5, beta 1, erase as beta, log_decay 0, norm_weight 1, q_mem and k_mem as q and k."""
     inputs = sample(rule=rule)
+    inputs.pop("erase", None)
     defaults = {"scale": 8**-0.5, "q_mem": inputs["q"], "k_mem": inputs["k"]}
     if rule == "gated_delta":
         like = inputs["beta"]
-        defaults |= {"beta": torch.ones_like(like), "log_decay": torch.zeros_like(like)}
-        defaults["norm_weight"] = torch.ones_like(inputs["norm_weight"])
+        defaults |= {"beta": torch.ones_like(like), "erase": torch.ones_like(like)}
+        defaults |= {"log_decay": torch.zeros_like(like), "norm_weight": torch.ones_like(inputs["norm_weight"])}
     left_out = {name: value for name, value in inputs.items() if name not in defaults}
     (out, state), (ref, ref_state) = feed(left_out, backend=backend), feed(inputs | defaults, backend=backend)
     assert_close(out, ref)

@@ -31,6 +31,7 @@ def convert(
     layers: Iterable[int] | None = None,
     rank: int | None = None,
     gate_start: float = GATE_START_CONVERTED,
+    erase: bool = False,
     decay: bool = True,
     decay_start: float = -12.0,
     beta_floor: float = 0.0,
@@ -49,7 +50,7 @@ def convert(
         rule: how the memory is written, see `infini_attention`.
         layers: which layers get a memory; None means all. The others attend inside the segment alone.
         rank: of the memory's own change of q and k; None means 16 for gated_delta and 0 (the paper) otherwise.
-        gate_start, decay, decay_start, beta_floor: see `MemorySettings`.
+        gate_start, erase, decay, decay_start, beta_floor: see `MemorySettings`.
         seed: of the new parameters, so that converting twice gives the same model.
 
     Raises:
@@ -63,6 +64,7 @@ def convert(
         rule=rule,
         rank=(DEFAULT_RANK if rule == "gated_delta" else 0) if rank is None else rank,
         gate_start=gate_start,
+        erase=erase,
         decay=decay,
         decay_start=decay_start,
         beta_floor=beta_floor,

@@ -28,6 +28,8 @@ class MemorySettings:
         gate_start: the gate logit before training.
         beta_floor: write strengths below it become exactly 0, so that unimportant text leaves the memory untouched, bit
             by bit, however long it is; those above are stretched back to (0, 1).
+        erase: whether gated_delta learns how much of what a key held is taken away, apart from how much is written.
+            Without it as much is taken away as is written.
         decay: whether gated_delta learns to let go. Without it nothing is forgotten but by overwriting.
         decay_start: the logit of the share lost per token before training; sigmoid(-12) loses half in 113,000 tokens.
     """
@@ -36,6 +38,7 @@ class MemorySettings:
     rank: int = 0
     gate_start: float = GATE_START_NEW
     beta_floor: float = 0.0
+    erase: bool = False
     decay: bool = True
     decay_start: float = -12.0
 
@@ -55,6 +58,7 @@ class MemoryInputs(NamedTuple):
 
     gate: Tensor
     beta: Tensor | None
+    erase: Tensor | None
     log_decay: Tensor | None
     norm_weight: Tensor | None
     q_mem: Tensor | None
@@ -94,6 +98,8 @@ class InfiniMemory(nn.Module):
         if settings.rule == "gated_delta":
             self.gate_weight = parameter(num_heads, hidden_size)
             self.beta_weight, self.beta_bias = parameter(num_kv_heads, hidden_size), parameter(num_kv_heads)
+            if settings.erase:
+                self.erase_weight, self.erase_bias = parameter(num_kv_heads, hidden_size), parameter(num_kv_heads)
             if settings.decay:
                 self.decay_weight, self.decay_bias = parameter(num_kv_heads, hidden_size), parameter(num_kv_heads)
             self.norm_weight = parameter(value_dim)
@@ -109,7 +115,7 @@ class InfiniMemory(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The start of training: the gate half or mostly closed, beta 0.5, decay near 0, no change of q and k."""
+        """The start: the gate half or mostly closed, beta and erase 0.5, decay near 0, no change of q and k."""
         starts = {
             "gate_bias": self.settings.gate_start,
             "decay_bias": self.settings.decay_start,
@@ -125,7 +131,7 @@ class InfiniMemory(nn.Module):
         """`hidden [B, T, E]`: the input of the layer's projections; `q` and `k` without position embedding."""
         with full_precision(hidden.device):
             hidden = hidden.to(self.gate_bias.dtype)
-            settings, beta, log_decay, norm_weight, q_mem, k_mem = self.settings, None, None, None, None, None
+            settings, beta, erase, log_decay, norm_weight, q_mem, k_mem = self.settings, *[None] * 6
             gate: Tensor = self.gate_bias
             if settings.rule == "gated_delta":
                 gate = F.linear(hidden, self.gate_weight, self.gate_bias)
@@ -134,6 +140,8 @@ class InfiniMemory(nn.Module):
                     soft = (beta - settings.beta_floor) / (1 - settings.beta_floor)
                     # The gradient is the unclamped one: a token that is not written can learn that it should be.
                     beta = soft - soft.detach().clamp(max=0)
+                if settings.erase:  # never where nothing is written: what is unimportant leaves the memory untouched
+                    erase = beta * 2 * torch.sigmoid(F.linear(hidden, self.erase_weight, self.erase_bias))
                 norm_weight = self.norm_weight
                 if settings.decay:
                     # log(1 - sigmoid(x)): the share that is lost has the logit x
@@ -141,7 +149,7 @@ class InfiniMemory(nn.Module):
             if settings.rank:
                 q_mem = q + F.linear(F.linear(hidden, self.q_down), self.q_up).view(q.shape)
                 k_mem = k + F.linear(F.linear(hidden, self.k_down), self.k_up).view(k.shape)
-            return MemoryInputs(gate, beta, log_decay, norm_weight, q_mem, k_mem)
+            return MemoryInputs(gate, beta, erase, log_decay, norm_weight, q_mem, k_mem)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InfiniMemory":
         """`model.half()` and `model.to(bfloat16)` leave these few parameters in float32."""

@@ -19,6 +19,7 @@ def infini_attention(
     segment_size: int,
     rule: Rule = "gated_delta",
     beta: Tensor | None = None,
+    erase: Tensor | None = None,
     log_decay: Tensor | None = None,
     norm_weight: Tensor | None = None,
     rotary: tuple[Tensor, Tensor] | Rotation | None = None,
@@ -48,6 +49,8 @@ def infini_attention(
         rule: how the memory is written: "linear" (eq. 8), "delta" (eq. 9), "gated_delta", or "none": no memory at all,
             attention inside the segment alone (the window-only control).
         beta: `[B, T, G]` in (0, 1), how strongly each token is written (gated_delta; None means 1).
+        erase: `[B, T, G]` in (0, 2), how much of what its key held each token takes away first (gated_delta; None means
+            beta: what is written takes the place of as much as it is).
         log_decay: `[B, T, G]`, at most 0, the logarithm of how much of the memory each token keeps (None means 0).
         norm_weight: `[V]`, the weight of the RMSNorm on what gated_delta reads (None means 1).
         rotary: (cos, sin), each `[W + C, R]` for the positions -W..C-1, R <= K; rotate-half convention. Positions
@@ -83,6 +86,7 @@ def infini_attention(
         segment_size=segment_size,
         rule=rule,
         beta=beta,
+        erase=erase,
         log_decay=log_decay,
         norm_weight=norm_weight,
         rotary=rotary,

@@ -37,6 +37,7 @@ class Tokens:
     k_mem: Keys
     gate: PerQueryHead
     beta: PerKVHead | None
+    erase: PerKVHead | None
     log_decay: PerKVHead | None
     valid: TokenMask | None
 
@@ -83,6 +84,7 @@ def check_inputs(
     segment_size: int,
     rule: Rule,
     beta: Tensor | None,
+    erase: Tensor | None,
     log_decay: Tensor | None,
     norm_weight: Tensor | None,
     rotary: tuple[Tensor, Tensor] | Rotation | None,
@@ -124,11 +126,12 @@ def check_inputs(
         raise ShapeError(
             f"gate must be floating-point logits {[heads]} or {[batch, time, heads]}; got {gate.dtype} {_shape(gate)}"
         )
+    strengths = ("beta", beta), ("erase", erase), ("log_decay", log_decay)
     if rule != "gated_delta":
-        for name, extra in (("beta", beta), ("log_decay", log_decay), ("norm_weight", norm_weight)):
+        for name, extra in (*strengths, ("norm_weight", norm_weight)):
             if extra is not None:
                 raise ConfigError(f"{name} belongs to the rule 'gated_delta'; got it with rule {rule!r}: leave it out")
-    for name, extra in (("beta", beta), ("log_decay", log_decay)):
+    for name, extra in strengths:
         if extra is not None:
             _expect(name, extra, (batch, time, kv_heads))
     if norm_weight is not None:
@@ -159,7 +162,7 @@ def check_inputs(
         _check_state(state, k, v, segment_size, overlap, rule)
     q_mem, k_mem = q if q_mem is None else q_mem, k if k_mem is None else k_mem
     gate = gate if gate.dim() == 3 else gate.expand(batch, time, heads)
-    tokens = Tokens(q, k, v, q_mem, k_mem, gate, beta, log_decay, padding_mask)
+    tokens = Tokens(q, k, v, q_mem, k_mem, gate, beta, erase, log_decay, padding_mask)
     scale = key_dim**-0.5 if scale is None else scale
     window = None if sliding_window is None or sliding_window >= overlap + segment_size else sliding_window
     return Inputs(tokens, state, rule, segment_size, scale, norm_weight, rotary, window, softcap, overlap)

@@ -43,6 +43,7 @@ def attend(
         blocks(tokens.k_mem),
         blocks(tokens.v),
         None if tokens.beta is None else blocks(tokens.beta),
+        None if tokens.erase is None else blocks(tokens.erase),
         None if tokens.log_decay is None else blocks(tokens.log_decay),
         None if tokens.valid is None else tokens.valid.reshape(batch, 1, segments, length),
         state,

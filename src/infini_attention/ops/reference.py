@@ -142,9 +142,10 @@ def _write(stream: _Stream, token: Tokens) -> None:
         key = unit_silu(k)
         beta = 1.0 if token.beta is None else token.beta[0, 0].to(dtype)[:, None]
         kept = 1.0 if token.log_decay is None else token.log_decay[0, 0].to(dtype).exp()[:, None, None]
+        erase = beta if token.erase is None else token.erase[0, 0].to(dtype)[:, None]
         M = kept * stream.M
-        surprise = beta * (v - torch.einsum("gk,gkv->gv", key, M))
-        stream.M = M + torch.einsum("gk,gv->gkv", key, surprise)
+        change = beta * v - erase * torch.einsum("gk,gkv->gv", key, M)
+        stream.M = M + torch.einsum("gk,gv->gkv", key, change)
         return
     sigma = elu_plus_one(k)
     if stream.inputs.rule == "delta":  # eq. 9: less what the memory of the segment's start already answers

@@ -94,6 +94,7 @@ def write(
     k: BlockKeys,
     v: BlockValues,
     beta: BlockScalars | None,
+    erase: BlockScalars | None,
     log_decay: BlockScalars | None,
     valid: Tensor | None,
     state: InfiniState,
@@ -104,7 +105,7 @@ def write(
     """
     before, running = state.committed, state.running
     if rule == "gated_delta":
-        ends = _gated_delta(k, v, beta, log_decay, valid, running.matrix)
+        ends = _gated_delta(k, v, beta, erase, log_decay, valid, running.matrix)
         given = ends if ends.shape[2] == 1 else ends[:, :, -1:].expand_as(ends)
         return MemoryTrace(before, _starts(before.matrix, ends), None, given, None)
     assert before.normalizer is not None and running.normalizer is not None
@@ -175,23 +176,27 @@ def _gated_delta(
     k: BlockKeys,
     v: BlockValues,
     beta: BlockScalars | None,
+    erase: BlockScalars | None,
     log_decay: BlockScalars | None,
     valid: Tensor | None,
     start: Tensor,
 ) -> Memories:
-    """M_t = alpha_t (I - beta_t k_t k_t^T) M_{t-1} + beta_t k_t v_t^T, in blocks of `BLOCK` tokens (WY form)."""
+    """M_t = alpha_t (I - erase_t k_t k_t^T) M_{t-1} + beta_t k_t v_t^T, in blocks of `BLOCK` tokens (WY form)."""
     k = unit_silu(k.contiguous())
     if beta is None:
         beta = torch.ones_like(k[..., 0])
     if valid is not None:
         beta = beta * valid
+        erase = None if erase is None else erase * valid
         log_decay = None if log_decay is None else log_decay * valid
     if log_decay is not None:
         log_decay = log_decay.clamp(min=FORGETS_ALL)
     segments, length = k.shape[2:4]
     if segments == length == 1:  # decoding: the recurrence as it stands
         M = start[:, :, None] if log_decay is None else log_decay[..., None].exp() * start[:, :, None]
-        return torch.addcmul(M, k.transpose(-1, -2), beta[..., None] * (v - k @ M))
+        if erase is None:
+            return torch.addcmul(M, k.transpose(-1, -2), beta[..., None] * (v - k @ M))
+        return torch.addcmul(M, k.transpose(-1, -2), beta[..., None] * v - erase[..., None] * (k @ M))
     blocks = -(-length // BLOCK)
     size = -(-length // blocks)
 
@@ -203,6 +208,7 @@ def _gated_delta(
         return x.reshape(*x.shape[:2], segments * blocks, size, *x.shape[4:])
 
     k, v, beta = split(k), split(v), split(beta)[..., None]
+    erase = beta if erase is None else split(erase)[..., None]
     overlap = k @ k.transpose(-1, -2)
     erased = written = k
     kept: Tensor | None = None
@@ -213,11 +219,13 @@ def _gated_delta(
         erased = erased * total.exp()[..., None]
         written = k * (total[..., -1:] - total).exp()[..., None]
         kept = total[..., -1].exp()[..., None, None]
-    # (I + A) W = beta (v - k M): W is what each token really writes, after the tokens before it in the block. Both of
-    # its parts are only ever multiplied by `written`, so one solve with that serves them both.
+    # (I + A) W = beta v - erase k M: W is what each token really writes, after the tokens before it in the block. Both
+    # of its parts are only ever multiplied by `written`, so one solve with that serves them both.
     solved = torch.linalg.solve_triangular(
-        beta * overlap, written.transpose(-1, -2), upper=False, left=False, unitriangular=True
-    ) * beta.transpose(-1, -2)
+        erase * overlap, written.transpose(-1, -2), upper=False, left=False, unitriangular=True
+    )
+    adding = solved * beta.transpose(-1, -2)
+    erasing = adding if erase is beta else solved * erase.transpose(-1, -2)
     identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    transition = (identity if kept is None else kept * identity) - solved @ erased
-    return affine_scan(transition, solved @ v, start)[:, :, blocks - 1 :: blocks]
+    transition = (identity if kept is None else kept * identity) - erasing @ erased
+    return affine_scan(transition, adding @ v, start)[:, :, blocks - 1 :: blocks]

@@ -25,4 +25,4 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
 
 
 def _is_gate(name: str) -> bool:
-    return ".infini." in name and name.rsplit(".", 1)[1].split("_")[0] in ("gate", "beta", "decay")
+    return ".infini." in name and name.rsplit(".", 1)[1].split("_")[0] in ("gate", "beta", "erase", "decay")
