@@ -5,8 +5,10 @@
 Starts `infini serve` in a process of its own, reads into each session a text with a pass key of its own that the model
 gives when it is asked alone, and then asks all of them without a pause. Written down are: how many
 answers named the session's own key, and how many another session's; the time to the first token and between tokens; the
-server's resident set over time; and, before that, how much faster replies are written side by side than one by one, and
-how long the turns of a conversation take whose whole history is sent again with each.
+server's resident set over time; and, before that, how much faster replies are written side by side than one by one,
+how long the turns of a conversation take whose whole history is sent again with each, and what forks take.
+
+Prints a table, or with --json the object that --out writes.
 """
 
 import argparse
@@ -20,13 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
+from load_figures import Figures, summary, table
 
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.recall import QUESTION, passkey
@@ -36,21 +38,6 @@ from infini_attention.sessions import Session
 
 BOOK = Path(__file__).parents[1] / "examples" / "books" / "northanger-abbey.txt"
 KEY_TOKENS = 5
-
-
-@dataclass
-class Figures:
-    """What was seen. Times in seconds."""
-
-    answers: int = 0
-    own_key: int = 0
-    key_of_another: int = 0
-    no_key: int = 0
-    sent_away: int = 0
-    errors: list[str] = field(default_factory=list)
-    first_token: list[float] = field(default_factory=list)
-    per_token: list[float] = field(default_factory=list)
-    resident: list[tuple[float, int]] = field(default_factory=list)
 
 
 def samples_of(source: str, count: int, length: int) -> tuple[list[tuple[str, str]], int]:
@@ -76,7 +63,9 @@ def samples_of(source: str, count: int, length: int) -> tuple[list[tuple[str, st
     return [(text, key) for key, text in samples.items()], seed - count
 
 
-async def measure(arguments: argparse.Namespace, samples: list[tuple[str, str]], url: str, pid: int) -> dict[str, Any]:
+async def measure(
+    arguments: argparse.Namespace, samples: list[tuple[str, str]], url: str, process: psutil.Process, store: Path
+) -> dict[str, Any]:
     names, keys = [f"load-{number}" for number in range(len(samples))], {key for _, key in samples}
     figures, start = Figures(), time.perf_counter()
     limits = httpx2.Limits(max_connections=arguments.sessions + 16)
@@ -86,12 +75,13 @@ async def measure(arguments: argparse.Namespace, samples: list[tuple[str, str]],
         print(f"{len(names)} sessions of {arguments.tokens} tokens in {filled:.1f} s", file=sys.stderr)
         side_by_side = await throughput(http, names, arguments.rows, arguments.reply_tokens)
         turns = await history(http, arguments.turns)
+        forks = await fork(http, names[0], arguments.forks, process, store)
         end = time.perf_counter() + arguments.seconds
-        watching = asyncio.create_task(watch(figures, pid, end))
+        watching = asyncio.create_task(watch(figures, process, end))
         pairs = zip(names, samples, strict=True)
         await asyncio.gather(*(ask_on(http, name, key, keys, figures, end) for name, (_, key) in pairs))
         await watching
-    return {"seconds_to_fill": filled, "throughput": side_by_side, "history": turns, **summary(figures)}
+    return {"seconds_to_fill": filled, "throughput": side_by_side, "history": turns, "forks": forks, **summary(figures)}
 
 
 async def fill(http: httpx2.AsyncClient, name: str, text: str) -> None:
@@ -126,7 +116,7 @@ async def ask_on(http: httpx2.AsyncClient, name: str, key: str, keys: set[str], 
             continue
         figures.answers += 1
         figures.own_key += key in text
-        figures.key_of_another += key not in text and any(other in text for other in keys)
+        figures.key_of_another += any(other in text for other in keys - {key})
         figures.no_key += not any(other in text for other in keys)
         if times:
             figures.first_token.append(times[0] - start)
@@ -152,11 +142,14 @@ async def throughput(http: httpx2.AsyncClient, names: list[str], rows: int, toke
 
 
 async def history(http: httpx2.AsyncClient, turns: int) -> dict[str, Any]:
-    """A text that grows by the same words and a reply at each turn, and is sent whole: seconds of the turns, medians of
-    the five at the start and at the end; the first turn is not among them."""
+    """A text that grows by the same words and a reply at each turn, and is sent whole.
+
+    Of all turns but the first: whether `cached_tokens` are all that the turn before has left, which is its prompt and
+    its reply but for the last token; and the medians of the seconds of the five at the start and at the end.
+    """
     model = (await http.get("/v1/models")).json()["data"][0]["id"]
-    text, seconds, read = "", list[float](), list[int]()
-    for _ in range(turns):
+    text, seconds, read, known, right = "", list[float](), list[int](), 0, 0
+    for turn in range(turns):
         text += " She looked out of the window, and saw that it rained."
         start = time.perf_counter()
         body = {"model": model, "prompt": text, "max_tokens": 8, "temperature": 0}
@@ -165,46 +158,41 @@ async def history(http: httpx2.AsyncClient, turns: int) -> dict[str, Any]:
         answer.raise_for_status()
         done = answer.json()
         text += done["choices"][0]["text"]
-        read.append(done["usage"]["prompt_tokens"] - done["usage"]["prompt_tokens_details"]["cached_tokens"])
+        used, cached = done["usage"], done["usage"]["prompt_tokens_details"]["cached_tokens"]
+        right += turn > 0 and cached == known
+        known = used["prompt_tokens"] + used["completion_tokens"] - 1
+        read.append(used["prompt_tokens"] - cached)
     first, last = statistics.median(seconds[1:6]), statistics.median(seconds[-5:])
-    tokens = {"tokens": done["usage"]["prompt_tokens"], "read_at_turn_2": read[1], "read_at_the_last": read[-1]}
-    return {"turns": turns, **tokens, "first_seconds": first, "last_seconds": last, "ratio": last / first}
+    tokens = {"tokens": used["prompt_tokens"], "read_at_turn_2": read[1], "read_at_the_last": read[-1]}
+    cached_tokens = {"cached_tokens_right": right, "cached_tokens_wrong": turns - 1 - right}
+    times = {"first_seconds": first, "last_seconds": last, "ratio": last / first}
+    return {"turns": turns, **tokens, **cached_tokens, **times, "seconds": seconds}
 
 
-async def watch(figures: Figures, pid: int, end: float) -> None:
-    """The server's resident set, once a second."""
-    process, start = psutil.Process(pid), time.perf_counter()
-    while time.perf_counter() < end:
-        figures.resident.append((round(time.perf_counter() - start, 1), process.memory_info().rss))
-        await asyncio.sleep(1)
+async def fork(http: httpx2.AsyncClient, name: str, count: int, process: psutil.Process, store: Path) -> dict[str, Any]:
+    """What forks of a session take in the store's states, and in the server's resident set."""
+
+    def measured() -> tuple[int, int]:
+        states = sum(path.stat().st_size for path in (store / "parts").rglob("*") if path.is_file())
+        return states, process.memory_info().rss
+
+    before, start = measured(), time.perf_counter()
+    for _ in range(count):
+        (await http.post(f"/v1/sessions/{name}/fork", json={})).raise_for_status()
+    seconds, after = time.perf_counter() - start, measured()
+    states, resident = (new - old for new, old in zip(after, before, strict=True))
+    return {"count": count, "seconds": seconds, "bytes_in_the_store": states, "resident_bytes": resident}
 
 
-def summary(figures: Figures) -> dict[str, Any]:
-    """Percentiles, and how far the resident set of the last quarter is from that of the second."""
-
-    def percentiles(values: list[float]) -> dict[str, float]:
-        if len(values) < 2:
-            return {}
-        cuts = statistics.quantiles(values, n=100, method="inclusive")
-        return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "most": max(values)}
-
-    resident = [nbytes for _, nbytes in figures.resident]
-    quarter = len(resident) // 4
-    growth = None
-    if quarter:
-        second, last = statistics.mean(resident[quarter : 2 * quarter]), statistics.mean(resident[-quarter:])
-        growth = last / second - 1
-    counts = asdict(figures)
-    for name in ("first_token", "per_token", "resident", "errors"):
-        del counts[name]
-    return counts | {
-        "errors": len(figures.errors),
-        "first_errors": figures.errors[:5],
-        "first_token_seconds": percentiles(figures.first_token),
-        "per_token_seconds": percentiles(figures.per_token),
-        "resident_bytes": figures.resident[:: max(1, len(resident) // 100)],
-        "resident_growth": growth,
-    }
+async def watch(figures: Figures, process: psutil.Process, end: float) -> None:
+    """The server's resident set: once a second, and at the end."""
+    start = time.perf_counter()
+    while True:
+        now = time.perf_counter()
+        figures.resident.append((round(now - start, 1), process.memory_info().rss))
+        if now >= end:
+            return
+        await asyncio.sleep(min(1, end - now))
 
 
 def main() -> None:
@@ -216,19 +204,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="replies side by side, for the throughput")
     parser.add_argument("--reply-tokens", type=int, default=64, help="of each of these")
     parser.add_argument("--turns", type=int, default=100, help="of the conversation that is sent again")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--forks", type=int, default=1000, help="of one session")
+    parser.add_argument("--out", type=Path, help="a file for all of it, as JSON")
+    parser.add_argument("--json", action="store_true", help="print that instead of a table")
     arguments = parser.parse_args()
+    if min(arguments.sessions, arguments.rows, arguments.reply_tokens, arguments.turns - 1) < 1:
+        parser.error("at least one session, row and reply token, and two turns are needed")
     samples, passed_over = samples_of(arguments.model, arguments.sessions, arguments.tokens)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "infini_attention.cli", "serve", "-m", arguments.model, "--port", "0"]
         command += ["--store", f"{folder}/store", "--json", "--queue", str(arguments.sessions)]
-        command += ["--max-sessions", str(arguments.sessions), "--live-sessions", str(arguments.sessions)]
+        command += ["--max-sessions", str(arguments.sessions + arguments.forks)]
+        command += ["--live-sessions", str(arguments.sessions)]
         environment_of_server = os.environ | {"INFINI_API_KEYS": ""}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment_of_server)
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            result = asyncio.run(measure(arguments, samples, url, process.pid))
+            server = psutil.Process(process.pid)
+            result = asyncio.run(measure(arguments, samples, url, server, Path(folder, "store")))
             process.send_signal(signal.SIGTERM)
             result["exit_code"] = process.wait(60)
         finally:
@@ -238,7 +232,7 @@ def main() -> None:
     text = json.dumps(result, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n")
-    print(text)
+    print(text if arguments.json else table(result))
 
 
 if __name__ == "__main__":
