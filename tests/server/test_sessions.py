@@ -98,6 +98,17 @@ def test_a_fork_goes_its_own_way(client, session):
     assert (taken.status_code, taken.json()["error"]["code"]) == (409, "conflict")
 
 
+def test_forks_share_the_state_in_memory_too(client, session, monkeypatch):
+    service = client.app.state.service
+    alone = ask(client, session).json()
+    monkeypatch.setattr(service.store, "load", None)  # nothing has to be read from the disk
+    before = service.shelf._live["", session][0]
+    copy = client.post(f"{SESSIONS}/{session}/fork", json={}).json()
+    assert (copy["infini"], copy["revision"]) == (client.get(f"{SESSIONS}/{session}").json()["infini"], 1)
+    assert service.shelf._live["", copy["id"]][0].position is before.position
+    assert ask(client, copy["id"]).json()["text"] == alone["text"]
+
+
 def test_an_upload_is_read_as_the_text(client, session):
     id = client.post(SESSIONS, json={}).json()["id"]
     text = book(300).encode("utf-16")

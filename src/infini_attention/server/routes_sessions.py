@@ -93,8 +93,7 @@ async def delete(id: Name, service: ServiceOf, owner: Owner) -> Deleted:
 @router.post("/{id}/fork", status_code=201)
 async def fork(id: Name, body: Fork, service: ServiceOf, owner: Owner) -> SessionInfo:
     """A second session that stands where this one does; nothing is copied."""
-    name = await service.shelf.fork(owner, id, body.id)
-    return info(service, name, (await service.shelf.get(owner, name))[1])
+    return info(service, *await service.shelf.fork(owner, id, body.id))
 
 
 @router.post("/{id}/rewind")

@@ -142,16 +142,22 @@ class Shelf:
             if held.revision:
                 await asyncio.to_thread(self.store.delete, name, owner=owner)
 
-    async def fork(self, owner: str, name: str, copy: str | None) -> str:
-        """A second session that stands where the first one does; its name."""
+    async def fork(self, owner: str, name: str, copy: str | None) -> tuple[str, StoredSession | None]:
+        """A second session that stands where the first one does, and shares its state in memory too.
+
+        Returns:
+            Its name, and what the store says; None for one that has read nothing.
+        """
         async with self._naming:
             copy = await self._free_name(owner, copy)
-            _, entry = await self.get(owner, name)
+            session, entry = await self.get(owner, name)
             if entry is None:
                 await asyncio.to_thread(self.records.put, owner, EMPTY, copy, {})
-            else:
-                await asyncio.to_thread(self.store.fork, name, copy, owner=owner)
-        return copy
+                return copy, None
+            forked = await asyncio.to_thread(self.store.fork, name, copy, owner=owner)
+            if forked.places == entry.places:  # another process may have changed it meanwhile
+                self.keep(owner, copy, session, forked.revision)
+        return copy, forked
 
     async def restore(self, owner: str, path: Path, name: str | None) -> str:
         """A session from a file that was downloaded; its name. Raises `SnapshotError` for one that is none."""
