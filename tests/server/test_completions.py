@@ -144,6 +144,10 @@ class TestChat:
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"temperature": "0"}, 422, "temperature"),
         ({"messages": []}, 422, "messages"),
+        ({"messages": "Hi"}, 422, "messages"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, 422, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, 422, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, None),
         ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, None),
         ({"messages": [{"role": "user", "content": "x" * 200_000}]}, 413, None),
@@ -154,6 +158,13 @@ def test_what_is_refused(client, changes, status, param):
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (status, param), error
     assert error.keys() == {"message", "type", "param", "code"}
+    assert "[" not in error["message"]  # nor any name of what checks it
+
+
+def test_a_body_that_is_no_json(client):
+    answer = client.post("/v1/completions", content=b'{"model":', headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, None)
+    assert answer.json()["error"]["message"] == "the body is not JSON"
 
 
 @pytest.mark.parametrize("n", [1, None])
@@ -164,5 +175,11 @@ def test_harmless_fields(client, n):
         "presence_penalty": 0,
         "frequency_penalty": 0.0,
         "response_format": {"type": "text"},
+        "tools": [],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "metadata": {"who": "ann"},
+        "logit_bias": {},
+        "modalities": ["text"],
     }
     assert chat(client, "Hi", **extra, logprobs=False, store=False, max_tokens=1).status_code == 200

@@ -137,11 +137,28 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    """Of all that is wrong, what lies deepest: of something that may have several forms, the nearest one."""
+    place, first = max(((_place(each, error.body), each) for each in error.errors()), key=lambda found: len(found[0]))
+    param = ".".join(place) or None
     message = {
         "extra_forbidden": "this server does not know this field; leave it out",
         "json_invalid": "the body is not JSON",
     }.get(first["type"], first["msg"])
     got = f" (got {first['input']!r:.80})" if isinstance(first.get("input"), str | int | float | bool) else ""
     return ApiError(422, f"{param}: {message}{got}" if param else message, first["type"], param=param)
+
+
+def _place(wrong: Mapping[str, Any], body: Any) -> list[str]:
+    """The names that lead to a value in what was sent, without those of our own types between them."""
+    where, *parts = wrong["loc"]
+    if where != "body":
+        return [str(part) for part in parts]
+    place = []
+    for part in parts:
+        known = part in body if isinstance(body, Mapping) else isinstance(body, list) and isinstance(part, int)
+        if known:
+            body = body[part]
+        elif not (wrong["type"] == "missing" and part == parts[-1]):
+            continue
+        place.append(str(part))
+    return place

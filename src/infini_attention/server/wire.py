@@ -75,6 +75,23 @@ class SeededChances(Chances):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+MetadataName = Annotated[Text, Field(max_length=64)]
+MetadataValue = Annotated[Text, Field(max_length=512)]
+
+
+class Harmless(Wire):
+    """What newer clients of OpenAI send along. Where a field is not supported, it may have the value that changes
+    nothing."""
+
+    metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=16)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
+    tool_choice: Literal["none", "auto"] | None = Field(None, description="Accepted, and of no effect.")
+    parallel_tool_calls: bool | None = Field(None, description="Accepted, and of no effect: there are no tools.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one.")
+    safety_identifier: Text | None = Field(None, description="Accepted, and of no effect.")
+    prompt_cache_key: Text | None = Field(None, description="Accepted, and of no effect: prefixes are always kept.")
+
+
 class OpenAIRequest(SeededChances):
     """The fields of the older OpenAI requests. What is not supported may have the value that changes nothing."""
 

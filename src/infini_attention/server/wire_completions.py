@@ -4,7 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from infini_attention.server.wire import WHOLE, Account, Answer, NewTokens, One, OpenAIRequest, Text, Usage, Wire
+from infini_attention.server.wire import (
+    WHOLE,
+    Account,
+    Answer,
+    Harmless,
+    NewTokens,
+    One,
+    OpenAIRequest,
+    Text,
+    Usage,
+    Wire,
+)
 
 
 class CompletionRequest(OpenAIRequest):
@@ -47,16 +58,15 @@ class TextFormat(Wire):
     type: Literal["text"]
 
 
-class ChatRequest(OpenAIRequest):
+class ChatRequest(OpenAIRequest, Harmless):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: NewTokens | None = Field(None, description="An older name of max_completion_tokens.")
     max_completion_tokens: NewTokens | None = Field(None, description="512 unless it is said.")
     logprobs: Literal[False] | None = Field(None, description="Not supported.")
     response_format: TextFormat | None = Field(None, description="Text alone.")
     store: Literal[False] | None = Field(None, description="Not supported; /v1/responses keeps replies.")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one.")
-    safety_identifier: Text | None = Field(None, description="Accepted, and of no effect.")
-    prompt_cache_key: Text | None = Field(None, description="Accepted, and of no effect: prefixes are always kept.")
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(None, description="Text alone.")
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
 
 
 class TextChoice(Answer):

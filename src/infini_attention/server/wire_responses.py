@@ -5,13 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from infini_attention.server.jobs import Outcome
-from infini_attention.server.wire import Account, Answer, Chances, NewTokens, Text, Wire
+from infini_attention.server.wire import Account, Answer, Chances, Harmless, NewTokens, Text, Wire
 from infini_attention.server.wire_completions import Message, TextFormat
 
 Status = Literal["in_progress", "completed", "incomplete"]
-MetadataName = Annotated[Text, Field(max_length=64)]
-MetadataValue = Annotated[Text, Field(max_length=512)]
-Metadata = Annotated[dict[MetadataName, MetadataValue], Field(max_length=16)]
 
 
 class InputMessage(Message):
@@ -24,7 +21,7 @@ class TextSettings(Wire):
     format: TextFormat | None = None
 
 
-class ResponseRequest(Chances):
+class ResponseRequest(Chances, Harmless):
     model: Text
     input: Annotated[Text, Field(min_length=1)] | Annotated[list[InputMessage], Field(min_length=1)]
     instructions: Text | None = Field(None, description="At the start of a conversation; it remembers them.")
@@ -34,18 +31,11 @@ class ResponseRequest(Chances):
         None, description="Whether the reply can be continued and fetched; yes unless it is said."
     )
     stream: bool | None = None
-    metadata: Metadata | None = None
     truncation: Literal["disabled"] | None = Field(None, description="Nothing is ever cut off.")
     text: TextSettings | None = Field(None, description="Text alone.")
-    parallel_tool_calls: bool | None = Field(None, description="Accepted, and of no effect: there are no tools.")
-    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
-    tool_choice: Literal["none", "auto"] | None = Field(None, description="Accepted, and of no effect.")
     include: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="Not supported.")
     background: Literal[False] | None = Field(None, description="Not supported.")
-    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one.")
     user: Text | None = Field(None, description="Accepted, and of no effect.")
-    safety_identifier: Text | None = Field(None, description="Accepted, and of no effect.")
-    prompt_cache_key: Text | None = Field(None, description="Accepted, and of no effect.")
 
     @property
     def messages(self) -> list[dict[str, str]]:
