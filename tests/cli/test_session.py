@@ -1,5 +1,7 @@
 """infini session: what is in a store."""
 
+import re
+
 import pytest
 
 from infini_attention.sessions import Session, SessionStore
@@ -24,7 +26,9 @@ def test_list_and_show(run_cli, run_json, folder):
     assert (listed["name"], listed["tokens"], listed["model"], listed["revision"]) == ("talk", 5 * SEGMENT, "tiny", 1)
     assert {"tokens": 3 * SEGMENT, "turn": None, "marks": ["here"]} in shown["places"]
     assert "talk" in run_cli("session", "ls", "--store", folder).out
-    assert "48 tokens  here" in run_cli("session", "show", "talk", "--store", folder).out
+    out = run_cli("session", "show", "talk", "--store", folder).out
+    assert "48 tokens  here" in out
+    assert len(re.findall(r"(?m)^(?:created|used) +20\d\d-\d\d-\d\d \d\d:\d\d$", out)) == 2
 
 
 def test_fork_rewind_verify_and_remove(run_json, folder):

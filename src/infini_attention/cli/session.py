@@ -34,7 +34,7 @@ def list_sessions(store: Store = None, key: OwnerFile = None, as_json: common.As
         return
     width = max((len(session["name"]) for session in sessions), default=0)
     for session in sessions:
-        used = datetime.fromtimestamp(session["used"]).strftime("%Y-%m-%d %H:%M")
+        used = _date(session["used"])
         size = common.human_bytes(session["store_bytes"])
         print(f"{session['name']:<{width}}  {session['tokens']:>12,} tokens  {size:>9}  {used}  {session['model']}")
 
@@ -51,7 +51,7 @@ def show(name: Name, store: Store = None, key: OwnerFile = None, as_json: common
     if as_json:
         common.emit(_figures(session) | {"places": places}, as_json=True)
         return
-    common.emit(_figures(session), as_json=False)
+    _emit(session, as_json=False)
     for place in places:
         turn = "" if place["turn"] is None else f"  before message {place['turn'] + 1}"
         marks = "".join(f"  {mark}" for mark in place["marks"])
@@ -140,4 +140,11 @@ def _figures(session: "StoredSession") -> dict[str, Any]:
 
 
 def _emit(session: "StoredSession", as_json: bool, **more: Any) -> None:
-    common.emit(_figures(session) | more, as_json=as_json)
+    figures = _figures(session) | more
+    if not as_json:
+        figures |= {name: _date(figures[name]) for name in ("created", "used")}
+    common.emit(figures, as_json=as_json)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
