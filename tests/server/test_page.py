@@ -127,6 +127,39 @@ def test_a_book_is_read_talked_about_taken_back_and_forked(page, chatty):
     assert say(page, "So", "Chat") == ref.chat("So", max_new_tokens=8).text
 
 
+def test_a_book_is_dropped(page):
+    """Anywhere on the page; before there is a session, it says what is missing."""
+    begin(page, "dropped")
+    files = page.evaluate_handle(
+        """text => {
+            const files = new DataTransfer();
+            files.items.add(new File([text], "dropped.txt", { type: "text/plain" }));
+            return files;
+        }""",
+        book(700),
+    )
+    page.dispatch_event("#drop", "dragover", {"dataTransfer": files})
+    expect(page.locator("#drop")).to_have_class(re.compile("over"))
+    page.dispatch_event("#timeline", "drop", {"dataTransfer": files})
+    expect(page.locator("#reading-what")).to_contain_text("Read dropped.txt in")
+    expect(page.locator("#drop")).not_to_have_class(re.compile("over"))
+    expect_tokens(page, 700)
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Yes").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.dispatch_event("body", "drop", {"dataTransfer": files})
+    expect(page.get_by_role("alert")).to_contain_text("make one first")
+
+
+def test_the_description_of_the_api(page, up):
+    """Swagger UI works under the policy that it is sent with, and asks nobody else."""
+    page.goto(f"{up[0]}/docs")
+    page.locator("#operations-sessions-create_v1_sessions_post .opblock-summary").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table")).to_contain_text('"object": "session"')
+
+
 def test_the_memory_is_seen(page):
     begin(page, "seen", 500)
     cards = page.locator("#metrics > div")

@@ -23,6 +23,9 @@ def test_all_is_sent_with_a_strict_policy(client):
         assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    docs = client.get("/docs").headers["Content-Security-Policy"]
+    assert "script-src 'self';" in docs
+    assert "connect-src 'self';" in docs
     assert client.get("/page/main.js").headers["Content-Type"].startswith(("text/javascript", "application/javascript"))
 
 

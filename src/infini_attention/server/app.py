@@ -51,11 +51,12 @@ def create_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
             service.close()
 
     limits = settings.limits
-    app = FastAPIOffline(  # a FastAPI whose /docs needs no network
+    app = FastAPIOffline(  # a FastAPI that has the files of Swagger UI at hand, for our own /docs
         title="infini-attention",
         version=__version__,
         description=_ABOUT,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.service = service
