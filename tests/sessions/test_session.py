@@ -1,5 +1,6 @@
 """Sessions: stream = whole, an honest account of every token, forks, interrupts, and going on where one stopped."""
 
+import io
 import math
 
 import pytest
@@ -55,6 +56,28 @@ class TestStreamIsWhole:
     def test_in_any_blocks(self, session, whole, longest):
         session.read(pieces_of(TEXT, 0, longest), chunk_size=50)
         assert_same(session, whole)
+
+    def test_from_files(self, model, whole, tmp_path):
+        path = tmp_path / "text.txt"
+        path.write_text(TEXT, encoding="utf-8", newline="")
+        with path.open("rb") as binary, path.open(encoding="utf-8", newline="") as text:
+            for source in (path, binary, text, io.StringIO(TEXT, newline="")):
+                session = new_session(model)
+                session.read(source)
+                assert_same(session, whole)
+
+    def test_what_is_no_text_is_refused_and_changes_nothing(self, session, tmp_path):
+        (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
+        for source, message in (
+            (tmp_path / "none.txt", "no such file"),
+            (tmp_path, "is a directory"),
+            (tmp_path / "latin.txt", "not utf-8 text"),
+            ([b"bytes"], "got bytes"),
+            (b"bytes", "got int"),
+        ):
+            with pytest.raises(InputError, match=message):
+                session.read(source)
+            assert session.stats.tokens_read == 0
 
     def test_in_several_reads(self, session, whole):
         for piece in (TEXT[:7], TEXT[7:100], TEXT[100:101], TEXT[101:]):

@@ -1,7 +1,9 @@
 """Text from files and pipes, in blocks: never the whole of it at once."""
 
 import codecs
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +42,32 @@ def check_text(path: Path, encoding: str = "utf-8") -> int | None:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return path.stat().st_size
+
+
+def blocks_of(source: str | Iterable[str] | Path | Readable) -> Iterator[str]:
+    """A text in blocks, whatever it comes from.
+
+    Args:
+        source: a text; blocks of one, cut anywhere; a path or a binary file of UTF-8; or a text file.
+
+    Raises:
+        InputError: as `check_text` and `read_blocks` do, and for blocks that are no text.
+    """
+    if isinstance(source, str):
+        yield source
+    elif isinstance(source, Path):
+        check_text(source)
+        with source.open("rb") as file:
+            yield from read_blocks(file, name=str(source))
+    elif isinstance(source, io.TextIOBase):  # its lines may be as long as the file
+        yield from iter(partial(source.read, BLOCK_BYTES), "")
+    elif isinstance(source, Readable):
+        yield from read_blocks(source, name=str(getattr(source, "name", "the file")))
+    else:
+        for block in source:
+            if not isinstance(block, str):
+                raise InputError(f"a text in blocks must be made of str; got {type(block).__name__}: decode it first")
+            yield block
 
 
 def read_blocks(file: Readable, encoding: str = "utf-8", *, name: str = "standard input") -> Iterator[str]:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from infini_attention.data import tokenize_stream
+from infini_attention.data import blocks_of, tokenize_stream
+from infini_attention.data.text import Readable
 from infini_attention.errors import CacheError, InputError
 from infini_attention.models import InfiniCache
 from infini_attention.models.scoring import logits_of, score
@@ -101,9 +103,12 @@ class Stream:
         fork.position = self.position
         return fork
 
-    def read(self, text: str | Iterable[str], **options: Any) -> ReadStats:
-        """Reads a text, or blocks of one, to its end; the options are those of `read_steps`."""
-        for _ in self.read_steps([text] if isinstance(text, str) else text, **options):
+    def read(self, text: str | Iterable[str] | Path | Readable, **options: Any) -> ReadStats:
+        """Reads a text to its end: a string, blocks of one, a path, or an open file; see `blocks_of`.
+
+        A file is read block by block, in UTF-8 where it does not say otherwise. The options are those of `read_steps`.
+        """
+        for _ in self.read_steps(blocks_of(text), **options):
             pass
         return self.stats
 
