@@ -83,6 +83,23 @@ def test_without_a_needle(tokenizer, haystack):
     assert "Remember it" not in tokenizer.decode(sample.token_ids)
 
 
+def test_without_any_name(tokenizer, haystack):
+    """The same people are asked about, and nobody has said a word of them before."""
+
+    def drawn(**options):
+        return named_keys(tokenizer, 2048, random.Random(0), haystack, keys=4, questions=3, rewritten=2, **options)
+
+    sample, whole = drawn(with_needle=False), drawn()
+    assert (len(sample.token_ids), sample.needles, sample.sources) == (2048, (), (None,) * 3)
+    assert sample.names == whole.names
+    assert [part(tokenizer, sample, span) for span in sample.answers] == [
+        part(tokenizer, whole, span) for span in whole.answers
+    ]
+    before = part(tokenizer, sample, (0, sample.questions[0][0]))
+    assert not [name for name in sample.names if f" {name} " in before]
+    assert "Remember it" not in before
+
+
 @pytest.mark.parametrize(("keys", "questions", "rewritten"), [(1, 1, 0), (1, 1, 1), (4, 2, 4), (16, 16, 5)])
 def test_named_keys(tokenizer, haystack, keys, questions, rewritten):
     for seed in range(10):

@@ -49,6 +49,17 @@ def test_controls_find_nothing(task, subject, reader, options):
     assert (result["accuracy"], result["interval"][0], result["worst_cell"]["exact"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("options", [{"memory": False}, {"with_needle": False}], ids=["memory off", "no needle"])
+def test_controls_of_several_keys_find_nothing(tokenizer, filler, subject, options):
+    def run_with(**options):
+        task = KeysTask(tokenizer, filler, (4096,), keys=(4,), rewritten=1, samples=2, seed=4, **options)
+        return run(task, subject()[0], Journal())
+
+    [record], [control] = run_with(), run_with(**options)
+    assert (record["hits"], control["hits"], control["answers"]) == (8, 0, 8)
+    assert control["outside_window"] == (0 if "with_needle" in options else record["outside_window"])
+
+
 def test_the_worst_cell(task, subject):
     class Forgetful(Oracle):
         def guess(self, row):

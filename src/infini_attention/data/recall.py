@@ -101,6 +101,7 @@ def named_keys(
     rewritten: int = 0,
     names: Sequence[str] = TRAIN_NAMES,
     last_depth: float = 0.0,
+    with_needle: bool = True,
 ) -> RecallSample:
     """Keys of several people at random places, some of them written again later; questions about some, the latest wins.
 
@@ -111,6 +112,7 @@ def named_keys(
         rewritten: people whose key is written a second time, with another value.
         names: first names to draw from.
         last_depth: the last of the needles stands at this share of the filler, or behind it.
+        with_needle: False leaves all needles out and asks the same: a control.
 
     Raises:
         InputError: a length that is too small, or counts that do not fit together.
@@ -132,6 +134,8 @@ def named_keys(
     asked = [(name, latest[name]) for name in rng.sample(people, questions)]
     depths = sorted(rng.random() for _ in needles)
     depths[-1] = max(depths[-1], last_depth)
+    if not with_needle:
+        needles, depths = [], []
     return _sample(tokenizer, length, rng, haystack, (NAMED_NEEDLE, NAMED_QUESTION), needles, asked, depths)
 
 

@@ -59,6 +59,13 @@ def test_keys(run_json, model_dir):
     assert [row["length"] for row in result["capacity"]] == [1024]
 
 
+def test_keys_that_were_never_written(run_json, model_dir, tmp_path):
+    options = ("--lengths", "1K", "--keys", 4, "--samples", 1, "--no-needle", "--out", tmp_path)
+    result = run_json("eval", "keys", "-m", model_dir, *options)
+    assert (result["needle"], result["accuracy"], result["outside_window_share"]) == (False, 0, 0)
+    assert (tmp_path / "keys-repeat-no-needle.json").is_file()
+
+
 def test_a_book(run_json, model_dir, text):
     novel = run_json("eval", "passkey", "-m", model_dir, *QUICK, "--haystack", "book")
     own = run_json("eval", "passkey", "-m", model_dir, *QUICK, "--haystack", "book", "--haystack-file", text)

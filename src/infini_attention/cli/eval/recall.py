@@ -73,6 +73,7 @@ def keys(
     haystack: Haystack = HaystackName.repeat,
     haystack_file: HaystackFile = None,
     memory: Memory = Switch.on,
+    needle: Needle = True,
     out: Out = None,
     segment_size: common.SegmentSize = None,
     rule: common.Rule = None,
@@ -96,8 +97,9 @@ def keys(
 
     twin, tokenizer = request.open_model()
     filler, with_memory = request.open_haystack(tokenizer), memory is Switch.on
-    task = KeysTask(tokenizer, filler, sizes, counts, questions, rewritten, samples, seed, with_memory)
+    task = KeysTask(tokenizer, filler, sizes, counts, questions, rewritten, samples, seed, with_memory, needle)
     settings: dict[str, Any] = {"keys": list(counts), "questions": questions, "rewritten": rewritten}
+    settings["needle"] = needle
     result = request.run(task, twin, axis=AXIS, summarize=summarize_keys, **settings)
     held = "{length:>12,} tokens: {keys:.1f} of {of} keys held, {keys_per_kilobyte:.3f} per kB of state"
     lines = [*lines_by_length(result), *(held.format(**row) for row in result["capacity"])]

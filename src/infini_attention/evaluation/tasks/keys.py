@@ -29,6 +29,7 @@ class KeysTask:
         keys: how many people have a key, each a column of cells. Their names are none of training's.
         questions: at most so many per sample.
         rewritten: at most so many people's keys are written twice; the latest wins.
+        with_needle: False leaves all keys out: a control in which none can be known.
 
     Raises:
         ConfigError: a count that cannot be.
@@ -45,6 +46,7 @@ class KeysTask:
     samples: int = 20
     seed: int = 0
     memory: bool = True
+    with_needle: bool = True
 
     def __post_init__(self) -> None:
         check_counts(lengths=self.lengths, keys=self.keys, questions=self.questions, samples=self.samples)
@@ -66,13 +68,14 @@ class KeysTask:
             "haystack": self.haystack.name,
             "haystack_digest": self.haystack.digest,
             "memory": "on" if self.memory else "off",
+            "needle": self.with_needle,
         }
 
     def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
         length, keys = cell["length"], cell["keys"]
         rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, keys, index)
-        counts: dict[str, Any] = self._counts(keys)
-        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, names=TEST_NAMES, **counts)
+        options: dict[str, Any] = {**self._counts(keys), "names": TEST_NAMES, "with_needle": self.with_needle}
+        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, **options)
 
     def ask(self, stream: Stream, samples: Sequence[RecallSample], *, start: int, piece_size: int) -> Outcome:
         return recall(stream, samples, start=start, memory=self.memory, piece_size=piece_size)
