@@ -149,3 +149,11 @@ class TestARealModel:
         assert subject.segment_size == subject.about["segment_size"] == SEGMENT
         assert (subject.about["rule"], len(subject.about["fingerprint"])) == ("gated_delta", 64)
         assert subject.open_stream().cache.tokens_seen is None
+
+    @pytest.mark.parametrize(
+        ("noted", "told"), [({}, None), ({"trained_length": 96}, 96), ({"trained_length": "?"}, None)]
+    )
+    def test_how_long_its_training_samples_were(self, noted, told):
+        model = infini_model()
+        model.config.update(noted)
+        assert subject_of(model).about["trained_length"] == told

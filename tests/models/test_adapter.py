@@ -100,6 +100,15 @@ class TestRoundTrip:
         assert (header.version, header.base_name, header.about, header.lora) == (1, "tiny", ABOUT, None)
         assert header.settings == twin.config.infini
 
+    @pytest.mark.parametrize(
+        ("curriculum", "length"),
+        [([{"length": 64}, {"length": 96}], 96), ([], None), ([{"length": "long"}], None), ([{}], None), (3, None)],
+    )
+    def test_how_long_its_training_samples_were(self, twin, curriculum, length, tmp_path):
+        about = {"recipe": {"curriculum": curriculum}}
+        save_adapter(twin, tmp_path / "a.safetensors", base_name="tiny", about=about)
+        assert apply_adapter(base_model(), tmp_path / "a.safetensors").config.trained_length == length
+
     def test_the_same_content_gives_the_same_bytes(self, twin, adapter, tmp_path):
         content = adapter.read_bytes()
         for _ in range(5):

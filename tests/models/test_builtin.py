@@ -12,6 +12,7 @@ from infini_attention.evaluation.tasks.keys import KeysTask
 from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from infini_attention.models import load_model, load_tokenizer
 from infini_attention.models.known import builtin_path
+from infini_attention.training.recipe import load_recipe
 
 NOVEL = Path(__file__).parents[2] / "examples" / "books" / "northanger-abbey.txt"
 
@@ -49,6 +50,11 @@ def test_it_knows_whose_key_it_is_and_which_is_the_latest(builtin, book, keys, r
     """The names are none of training's."""
     counts = {"keys": (keys,), "questions": keys, "rewritten": rewritten, "samples": 2, "seed": seed}
     assert share_right(builtin, KeysTask(builtin[1], book, (8192,), **counts, memory=memory)) == share
+
+
+def test_it_says_how_long_its_training_samples_were(builtin):
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "builtin.toml")
+    assert subject_of(builtin[0]).about["trained_length"] == recipe.longest == 4096
 
 
 def test_it_is_small_and_no_pickle():

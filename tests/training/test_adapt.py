@@ -171,6 +171,7 @@ def test_what_was_trained_is_what_is_loaded(finished, place):
     kept = load_file(checkpoint / "model.safetensors")
     assert all(".infini." in name for name in kept)
     model = load_model(place / "base", finished[1] / "adapter.safetensors")
+    assert model.config.trained_length == recipe_in(place).longest
     loaded = {name: p.detach() for name, p in model.named_parameters() if ".infini." in name}
     assert loaded.keys() == kept.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in kept.items())

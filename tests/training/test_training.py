@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from helpers import FLOAT32, assert_close
 from infini_attention.errors import ConfigError
+from infini_attention.models import load_model
 from infini_attention.training.batches import IN_WINDOW, OUTSIDE, RecipeBatches
 from infini_attention.training.entries import Data, Mixture, Tokenizer
 from infini_attention.training.groups import parameter_groups
@@ -112,6 +113,9 @@ def test_a_run_learns_and_says_what_it_did(finished, recipe):
         -1
     ].keys()
     assert result["steps"] == recipe.steps
+    assert (
+        load_model(result["model"]).config.trained_length == recipe.longest == max(s.length for s in recipe.curriculum)
+    )
     assert list((out / "tensorboard").iterdir())
 
 

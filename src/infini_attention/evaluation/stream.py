@@ -119,7 +119,8 @@ def subject_of(model: PreTrainedModel) -> Subject:
         return Subject(lambda: PlainStream(model, piece_tokens=own_piece), None, about, piece_tokens=piece_tokens)
     settings = model.config.infini_settings
     about |= {"attention": "infini", "rule": settings.rule, "segment_size": settings.segment_size}
-    about["overlap"] = settings.overlap
+    length = getattr(model.config, "trained_length", None)  # of training's longest samples, where anyone noted it
+    about |= {"overlap": settings.overlap, "trained_length": length if isinstance(length, int) else None}
     return Subject(lambda: ModelStream(model), settings.segment_size, about, settings.overlap, piece_tokens)
 
 

@@ -85,6 +85,7 @@ def apply_adapter(base: PreTrainedModel, path: str | Path, *, segment_size: int 
         )
     for name, parameter in memory.items():
         parameter.copy_(tensors[name])
+    twin.config.trained_length = header.trained_length
     if header.lora is not None:
         twin = merge_lora(twin, header.lora, {name: tensors[name] for name in lora})
     return twin.eval()

@@ -43,6 +43,15 @@ class AdapterHeader:
     about: dict[str, Any]
     version: int = VERSION
 
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens of the longest samples that the memory learnt from; None where `about` has no recipe that says so."""
+        try:
+            lengths = [stage["length"] for stage in self.about["recipe"]["curriculum"]]
+        except (KeyError, TypeError):
+            return None
+        return max((length for length in lengths if type(length) is int), default=None)
+
 
 def read_adapter_header(path: str | Path) -> AdapterHeader:
     """The header alone; no tensor is read. Raises `ModelError` where the file is missing, damaged or no adapter."""

@@ -93,6 +93,11 @@ class Recipe(Part):
         """Of all stages."""
         return sum(stage.steps for stage in self.curriculum)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest samples."""
+        return max(stage.length for stage in self.curriculum)
+
     def stage_at(self, step: int) -> int:
         """The index of the stage that step `step` (from 0) belongs to."""
         for index, stage in enumerate(self.curriculum):

@@ -108,6 +108,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | No
         result["adapter"] = str(path)
     else:
         model.config.use_cache = True  # the Trainer has no use for one; those who read have
+        model.config.trained_length = recipe.longest  # what recall at other lengths is seen beside
         trainer.save_model(str(out / "model"))
         result["model"] = str(out / "model")
     (out / "result.json").write_text(json.dumps(result, indent=1))

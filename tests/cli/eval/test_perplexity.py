@@ -72,7 +72,7 @@ def test_for_people(run_cli, model_dir, text):
     code, out, err = run_cli("eval", "perplexity", "-m", model_dir, "--file", text, "--max-tokens", 600)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert "tokens         599" in lines
+    assert "tokens          599" in lines
     figures = next(line.split() for line in lines if line.startswith("bits per byte "))
     assert [figures[place] for place in (4, 7, 10)] == ["+-"] * 3
     last = next(line.split() for line in lines if line.startswith(f"{512:>11,}{600:>12,}"))

@@ -136,6 +136,7 @@ def _show(result: dict[str, Any]) -> None:
         "task",
         "model",
         "attention",
+        "trained_length",
         "files",
         "tokens",
         "bytes",

@@ -208,7 +208,17 @@ class Request:
         if as_json:
             common.emit(result, as_json=True)
             return
-        names = ["task", "model", "attention", "haystack", "memory", "accuracy", "interval", "samples"]
+        names = [
+            "task",
+            "model",
+            "attention",
+            "trained_length",
+            "haystack",
+            "memory",
+            "accuracy",
+            "interval",
+            "samples",
+        ]
         names += ["outside_window_share", "state_bytes", "seconds"]
         shown = {name: result[name] for name in names if name in result}
         if shown["interval"] is not None:

@@ -139,7 +139,7 @@ def _emit(result: dict[str, Any], as_json: bool) -> None:
 
 def _show(result: dict[str, Any]) -> None:
     """For people: what was asked, then a line per subtask and a column per length."""
-    names = ("task", "model", "attention", "haystack", "memory", "needle", "accuracy", "samples")
+    names = ("task", "model", "attention", "trained_length", "haystack", "memory", "needle", "accuracy", "samples")
     shown = {name: result[name] for name in (*names, "outside_window_share", "state_bytes", "seconds")}
     common.emit(shown, as_json=False)
     print(f"\n{'tokens':<16}" + "".join(f"{length:>20,}" for length in result["lengths"]))

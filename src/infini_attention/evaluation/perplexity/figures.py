@@ -37,6 +37,7 @@ def summarize(texts: Sequence[Text], records: Sequence[Record]) -> Record:
     """
     about = {name: records[0][name] for name in ("fingerprint", "rule", "segment_size")}
     about["attention"] = records[0].get("attention", "infini")  # there was no other one in the first records
+    about["trained_length"] = records[0].get("trained_length")
     by_text = [[record for record in records if record["digest"] == text.digest] for text in texts]
     tables = [_columns(of_text) for of_text in by_text]
     longest = max(len(text.token_ids) for text in texts)
