@@ -1,12 +1,14 @@
-"""A browser for the tests of the web page, and for its pictures."""
+"""A browser for the tests of the web page and of reports, and for pictures of them."""
 
 import shutil
+from pathlib import Path
 
 from playwright.sync_api import Browser, Error, Playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Playwright adds more: no sandbox, which root cannot have, and nothing that a browser would fetch for its own ends.
 FLAGS = ("--disable-gpu", "--disable-quic")
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()  # for `evaluate`: the least of a page
 
 
 def launch(playwright: Playwright) -> Browser:

@@ -2,18 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from chromium import launch
+from chromium import CONTRAST, launch
 from infini_attention.sessions import Session
 from server_helpers import KEYS, running
 from tiny import book, byte_tokenizer, infini_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 MARKUP = "<img src=x onerror=\"document.title='broken into'\"><b>bold</b>"
 
 

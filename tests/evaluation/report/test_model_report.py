@@ -1,7 +1,9 @@
 """A report on a tiny model: measured, found again, and shown on a page that needs nothing else."""
 
 import pytest
+from playwright.sync_api import sync_playwright
 
+from chromium import CONTRAST, launch
 from evaluation.pages import Page
 from infini_attention.data.haystack import Haystack
 from infini_attention.evaluation.perplexity.texts import Text
@@ -148,3 +150,25 @@ class TestVerdict:
         )
         assert verdict({"recall": [on]}) == "75.0 % of 4 keys recalled, worst cell 50.0 %."
         assert verdict({"recall": [off]}) == "Recall was not measured."
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_it_can_be_read_in_a_browser(report, tmp_path):
+    """Nothing is wider than a phone, and all text, that of the pictures too, stands out from what is behind it."""
+    path, asked = tmp_path / "report.html", []
+    path.write_text(model_page([report, report | {"name": "other/one"}], ENVIRONMENT, ["infini", "report"]))
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        page = browser.new_page(bypass_csp=True)
+        page.on("request", lambda request: asked.append(request.url))
+        for width in (360, 1280):
+            page.set_viewport_size({"width": width, "height": 740})
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            boxes = page.evaluate("[...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().toJSON())")
+            assert len(boxes) > 8
+            assert all(box["left"] >= 0 and 0 < box["right"] <= width and box["height"] > 0 for box in boxes)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                assert page.evaluate(CONTRAST) > 4.5, (width, scheme)
+    assert set(asked) == {path.as_uri()}
