@@ -2,6 +2,8 @@
 
 import json
 import math
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from chats import chat_model, chat_tokenizer
 from infini_attention.errors import ConfigError
 from infini_attention.evaluation.harness import InfiniLM, main
+from infini_attention.models.known import builtin_path
 from infini_attention.models.loading import load_base
 from tiny import SEGMENT, base_model, book, byte_tokenizer, infini_model, save_model
 
@@ -183,6 +186,37 @@ def test_a_task_of_ones_own(folder, tmp_path, monkeypatch):
     bits = lm.loglikelihood_rolling(requests(*texts))
     nats = -sum(bits) / sum(len(text.encode()) for text in texts)
     assert result["results"]["own"]["byte_perplexity,none"] == pytest.approx(math.exp(nats), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_of_ruler_that_need_no_hub(monkeypatch):
+    """They make their texts with the tokenizer of a folder: each is read whole, and what is written is scored."""
+    import lm_eval
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("nltk.download", lambda name: False)  # what these tasks cut at sentences is not among them
+    # lm-eval makes 500 samples for each, however few are asked for.
+    monkeypatch.setattr("tqdm.tqdm", lambda samples, **options: islice(samples, 1))
+    monkeypatch.setattr("lm_eval.tasks.ruler.prepare_niah.tqdm", lambda samples, **options: islice(samples, 1))
+    reads = []
+    monkeypatch.setattr(
+        InfiniLM, "_read", lambda lm, ids, read=InfiniLM._read: (reads.append(len(ids)), read(lm, ids))[1]
+    )
+    tasks = {"niah_single_1": 128, "ruler_vt": 30, "ruler_cwe": 120, "ruler_fwe": 50}
+    metadata = {"max_seq_lengths": [8192], "tokenizer": str(builtin_path())}
+    folder = Path(lm_eval.__file__).parent / "tasks" / "ruler"
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata=metadata)
+    result = simple_evaluate("infini", "model=builtin", tasks=[*tasks], task_manager=manager, bootstrap_iters=0)
+    for (task, room), read in zip(tasks.items(), reads, strict=True):
+        [sample] = result["samples"][task]
+        assert sample["doc"]["outputs"]
+        length = sample["doc"]["length"] - room  # some count the start of the answer too
+        assert read == pytest.approx(length, abs=64), task
+        assert 0.7 * 8192 < read <= 8192
+        assert 0 <= result["results"][task]["8192,none"] <= 1
+        assert isinstance(sample["resps"][0][0], str)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
