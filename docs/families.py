@@ -125,6 +125,12 @@ precision this is tested without experts, for rounding may call others.
 |---|---|---|
 | {float32:.0e} | {bfloat16:.0e} | {float16:.0e} |
 
+`load_model(..., dtype=torch.int8)`, `--dtype int8` on the command line, is for writing on the CPU, where the time of a
+token is that of reading the weights. Linear layers and the head have int8 weights, a scale for each row of them, and
+inputs and outputs rounded to bfloat16; embedding, norms, memory and state are float32 as ever. It is torch's own kernel
+(`torch._weight_int8pack_mm`) and needs no package and no compiler. Such a model cannot be trained or saved, its
+sessions are its own, and experts are refused. `infini eval perplexity --dtype int8` says what the rounding costs.
+
 `torch.compile` works on a twin, in several graphs: attention and memory run between them as they are, for how full a
 row's segment is decides which code runs.
 

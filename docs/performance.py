@@ -46,6 +46,9 @@ is named. `--profile FILE` adds a trace of ours in the first case, to be opened 
 - The peer `none` is the same model with local attention alone: what the memory costs. `full-attention` is the same
   model with sdpa and a `DynamicCache`, `sliding-window` has a window of one segment, `by-segment` reads each segment
   alone. The others are set for speed, and matched in size as closely as their options allow.
+- `decode, int8` is ours with int8 weights (`--dtype int8`), beside itself with float32 weights: the peer `float32`. Its
+  limit is the time to read the int8 weights. What the rounding costs in perplexity is the last figure of
+  `infini eval perplexity --dtype int8`.
 - Weights are random. `smollm2-135m` and `builtin` are those models' shapes; `builtin`
   alone has an overlap, as that model does.
 
@@ -139,7 +142,8 @@ def cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 def label(row: dict[str, Any]) -> str:
-    return f"{row['phase']}, {row['batch']} streams" if row["batch"] > 1 else row["phase"]
+    parts = [row["phase"], f"{row['batch']} streams" if row["batch"] > 1 else "", "int8" if row["int8"] else ""]
+    return ", ".join(filter(None, parts))
 
 
 def digest(found: Sequence[dict[str, Any]]) -> str:

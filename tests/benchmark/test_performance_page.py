@@ -25,7 +25,7 @@ def folder(tmp_path):
 
     case = Case("prefill", 1, 1000, 0)
     times = {"ours": [1.0, 2.0, 4.0], "none": [3.0, 2.0, 2.0], "limit": [0.5, 1.0, 1.0]}
-    row = {"phase": "prefill", "shape": "builtin", "rule": "delta", "peer": "none", "batch": 1}
+    row = {"phase": "prefill", "shape": "builtin", "rule": "delta", "peer": "none", "batch": 1, "int8": False}
     row |= {"ours_parameters": 620_000, "peer_parameters": 600_000, **figures(times, "ours", "none", case)}
     left = {"peer": "titans-pytorch", "shape": "builtin", "phase": None, "reason": "it is not installed"}
     about = {"bench": "prefill", "quick": True, "busy": False, "processor": "a CPU", "threads": 2, "load_before": 0.1}

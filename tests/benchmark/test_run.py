@@ -1,8 +1,10 @@
 """A whole run on tiny shapes: its rows, who is left out, and why."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from infini_attention.benchmark import lineup, machine, plan, run, sizes
 from infini_attention.benchmark.compare import figures
@@ -63,16 +65,30 @@ def test_rows_have_the_figures_and_the_conditions():
     assert result == json.loads(json.dumps(result))
 
 
-def test_decode_has_one_stream_and_sixteen_at_different_tokens():
-    result = measured("decode", shapes=["builtin"], rules=["linear"], peers=["none", "full-attention"])
-    assert [(row["batch"], row["staggered"], row["peer"]) for row in result["rows"]] == [
-        (1, False, "none"),
-        (1, False, "full-attention"),
-        (plan.ROWS, True, "none"),
+def test_decode_has_one_stream_and_sixteen_at_different_tokens_and_int8_weights():
+    result = measured("decode", shapes=["builtin"], rules=["linear", "delta"], peers=["none", "full-attention"])
+    names = ("rule", "batch", "staggered", "int8", "peer")
+    assert [tuple(row[name] for name in names) for row in result["rows"] if row["rule"] == "linear"] == [
+        ("linear", 1, False, False, "none"),
+        ("linear", 1, False, False, "full-attention"),
+        ("linear", plan.ROWS, True, False, "none"),
+        ("linear", 1, False, True, "float32"),
     ]
+    assert not any(row["int8"] for row in result["rows"] if row["rule"] == "delta")
     (left,) = result["left_out"]
     assert (left["peer"], left["phase"]) == ("full-attention", "decode")
     assert "different tokens" in left["reason"]
+
+
+def test_int8_weights_are_a_quarter_of_what_the_limit_reads():
+    even = replace(TINY, width=32, head_dim=16, intermediate=64)  # rows of whole blocks
+    floating = lineup.model_lineup(even, ["linear"], [], 8, "cpu")
+    rounded = floating.int8("linear")
+    assert [weight.dtype for weight in {*rounded.weights}] == [torch.int8] * len(rounded.weights)
+    assert 4 * sum(w.nbytes for w in rounded.weights) == sum(w.nbytes for w in floating.weights)
+    assert rounded.peers == {"float32": floating.ours["linear"]}
+    assert all(w.is_floating_point() for w in floating.weights)
+    assert make_plan("decode", int8=False).cases(TINY)[-1].int8 is None
 
 
 def test_the_operation_has_all_phases():

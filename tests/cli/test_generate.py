@@ -49,3 +49,12 @@ def test_a_prompt_from_standard_input(run_json, generate, model_dir, monkeypatch
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("It is"))
     assert run_json("generate", "-p", "-", "-n", 12, "-m", model_dir)["text"] == generate()["text"]
+
+
+def test_int8_weights_read_and_write(run_json, generate, model_dir, text, tmp_path):
+    path = tmp_path / "session"
+    read = run_json("read", text, "-m", model_dir, "--dtype", "int8", "-o", path)
+    assert read["perplexity"] == pytest.approx(run_json("read", text, "-m", model_dir)["perplexity"], rel=0.05)
+    written = generate("--from", path, "--dtype", "int8")
+    assert written["tokens_before"] == read["tokens_read"]
+    assert written["text"] == generate("--from", path, "--dtype", "int8")["text"] != ""

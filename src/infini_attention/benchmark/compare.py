@@ -20,6 +20,7 @@ def compare(
     lineup: Lineup, case: Case, pace: Pace, clock: Callable[[], float], profile: Path | None = None
 ) -> tuple[list[Record], dict[str, str]]:
     """The rows of one case, one per rule and peer, and the peers that it leaves out, with the reasons."""
+    lineup = lineup if case.int8 is None else lineup.int8(case.int8)
     torch.manual_seed(0)
     ids = torch.randint(1, lineup.sizes.vocabulary, (case.batch, case.tokens)).to(lineup.device)
     runs: dict[str, Run] = {}
@@ -98,4 +99,5 @@ def _about(case: Case, rule: str, peer: str) -> Record:
         "tokens": case.tokens,
         "decoded": case.steps if case.phase == "decode" else None,
         "staggered": case.staggered,
+        "int8": case.int8 is not None,
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from infini_attention.benchmark.sizes import Sizes
+from infini_attention.models.quantized import Int8Linear
 
 # Scores that exist at the same time: 1 MB in float32, which stays in a core's cache as those of a fused kernel do.
 SCORES = 1 << 18
@@ -107,8 +108,9 @@ def reading(numbers: int, steps: int, device: str) -> Callable[[], None]:
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
-    """The matrices of a model that every token is multiplied by."""
-    return [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    """The matrices of a model that every token is multiplied by, in the dtype that they have."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | Int8Linear)]
+    return [module.quantized if isinstance(module, Int8Linear) else module.weight for module in linear]
 
 
 def _parts(total: int, most: int) -> list[int]:

@@ -1,8 +1,10 @@
 """Who takes part: ours under each rule, the peers that can be built here, and why the others are left out."""
 
+import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +17,11 @@ from infini_attention.benchmark.operation import Operation
 from infini_attention.benchmark.sizes import Sizes
 from infini_attention.benchmark.timing import Run
 from infini_attention.errors import ConfigError
+from infini_attention.models.quantized import quantize
 from infini_attention.shapes import Rule
 
 NO_MEMORY = "none"  # the rule, and the peer: the same model with local attention alone
+FLOAT32 = "float32"  # beside int8: the same model with the weights that it was made with
 OF_TRANSFORMERS: dict[str, Callable[[LlamaForCausalLM, Sizes], Contender]] = {
     "full-attention": models.full_attention,
     "sliding-window": models.sliding_window,
@@ -61,10 +65,16 @@ class Lineup:
         if phase != "decode":
             products = Products(self.weights, self.sizes, self.layers, batch, tokens, phase == "train")
             return products.prepare(self.device)
-        numbers = sum(weight.numel() for weight in self.weights)
+        numbers = sum(weight.nbytes for weight in self.weights) // 4
         # The operation has no weights: it reads the keys and values of half a segment.
         seen = batch * self.sizes.segment * self.sizes.kv_heads * self.sizes.head_dim
         return reading(numbers or seen, steps, self.device)
+
+    def int8(self, rule: Rule) -> "Lineup":
+        """Ours under `rule` with int8 weights, beside itself; the limit is that of reading these."""
+        floating: Any = self.ours[rule]
+        rounded = models.Model(quantize(copy.deepcopy(floating.model)), floating.chunk)
+        return replace(self, ours={rule: rounded}, peers={FLOAT32: floating}, weights=weights_of(rounded.model))
 
 
 def model_lineup(sizes: Sizes, rules: Iterable[Rule], names: Iterable[str], chunk: int, device: str) -> Lineup:

@@ -29,6 +29,7 @@ class Case:
         tokens: per row; for decode, what was read before (by a staggered row, at most).
         steps: tokens that are decoded in a round.
         staggered: rows whose segments end at different tokens, in decode.
+        int8: the rule under which ours has int8 weights, beside itself with float32 ones; None: as it is, beside peers.
     """
 
     phase: Phase
@@ -36,6 +37,7 @@ class Case:
     tokens: int
     steps: int
     staggered: bool = False
+    int8: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Plan:
         tokens: of prefill and train; None means 2,048 (1,024 if quick), and at least two segments. Decode reads as many
             and half a segment before it starts; None means one segment.
         chunk: tokens that ours reads in one call.
+        int8: in the benchmark of decode, also the first rule with int8 weights, which are for the CPU.
     """
 
     bench: Bench
@@ -62,6 +65,7 @@ class Plan:
     quick: bool = False
     tokens: int | None = None
     chunk: int = CHUNK
+    int8: bool = True
 
     def cases(self, sizes: Sizes) -> list[Case]:
         """Raises `ConfigError` for tokens that are no whole segments."""
@@ -78,6 +82,8 @@ class Plan:
             cases.append(Case(phase, 1, (self.tokens or segment) + segment // 2, steps))
             if self.bench == "decode":
                 cases.append(Case(phase, ROWS, 2 * segment, steps, staggered=True))
+                if self.int8:
+                    cases.append(Case(phase, 1, (self.tokens or segment) + segment // 2, steps, int8=self.rules[0]))
         return cases
 
 
@@ -90,6 +96,7 @@ def make_plan(
     quick: bool = False,
     tokens: int | None = None,
     chunk: int = CHUNK,
+    int8: bool = True,
 ) -> Plan:
     """A benchmark with its defaults for whatever is not given. Raises `ConfigError` for unknown names."""
     check_peers(peers)
@@ -105,6 +112,7 @@ def make_plan(
         quick,
         tokens,
         chunk,
+        int8,
     )
     for sizes in plan.shapes.values():
         plan.cases(sizes)  # a mistake is found before the work

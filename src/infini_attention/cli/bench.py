@@ -81,7 +81,14 @@ def run(
 
     rules: Any = [name.value for name in rule or ()]
     plan = make_plan(
-        bench.value, shapes=shape or (), rules=rules, peers=peer or (), quick=quick, tokens=count, chunk=chunk_size
+        bench.value,
+        shapes=shape or (),
+        rules=rules,
+        peers=peer or (),
+        quick=quick,
+        tokens=count,
+        chunk=chunk_size,
+        int8=device == "cpu",
     )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -106,7 +113,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     for row in result["rows"]:
         low, high = row["spread"]["ratio"]
         yield _line(
-            row["phase"] + (f" x{row['batch']}" if row["batch"] > 1 else ""),
+            row["phase"] + (f" x{row['batch']}" if row["batch"] > 1 else "") + (" int8" if row["int8"] else ""),
             row["shape"],
             row["rule"],
             row["peer"],

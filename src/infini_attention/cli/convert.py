@@ -44,6 +44,8 @@ def run(
     from infini_attention.models.loading import is_infini, quiet_transformers
 
     common.check_output(out, force=force)
+    if dtype is common.DTypeName.int8:
+        raise ConfigError("--dtype int8 is made when a model is loaded and never saved: convert without it")
     if out.exists() and not (out / "config.json").is_file():
         raise InputError(f"{out} is no model's directory; --force replaces only those")
     if is_infini(model):

@@ -44,7 +44,7 @@ class InfiniLM(TemplateLM):
     Args:
         model: what `-m` takes.
         adapter, segment_size, rule: as in the options of the same names.
-        dtype: of the weights, such as float32; None keeps what was saved.
+        dtype: of the weights, such as float32, or int8; None keeps what was saved.
         device: where to run. lm-eval asks for cuda:0 unless told otherwise: without one, it is the CPU, as for its own
             models.
         full_attention: evaluate the base model as it is, with its full key-value cache.
@@ -214,8 +214,9 @@ def _device(name: str | None) -> str:
 
 def _dtype(name: str | None) -> torch.dtype | None:
     dtype = None if name is None else getattr(torch, name, None)
-    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype must be one of torch's floating-point ones, such as float32; got {name!r}")
+    known = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype == torch.int8)
+    if name is not None and not known:
+        raise ConfigError(f"dtype must be int8 or one of torch's floating-point ones, such as float32; got {name!r}")
     return dtype
 
 

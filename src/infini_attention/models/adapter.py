@@ -14,6 +14,7 @@ from infini_attention.models.adapter_file import AdapterHeader, read_adapter_hea
 from infini_attention.models.config import InfiniSettings
 from infini_attention.models.conversion import convert
 from infini_attention.models.lora import check_peft, lora_of, lora_shapes, merge_lora
+from infini_attention.models.quantized import check_floating
 
 __all__ = ["AdapterHeader", "apply_adapter", "read_adapter_header", "save_adapter"]
 
@@ -35,12 +36,13 @@ def save_adapter(model: nn.Module, path: str | Path, *, base_name: str, about: d
 
     Raises:
         ModelError: no Infini model, or a file that cannot be written.
-        ConfigError: a LoRA that is more than `r`, `lora_alpha` and linear layers of the decoder.
+        ConfigError: a LoRA that is more than `r`, `lora_alpha` and linear layers of the decoder, or int8 weights.
     """
     twin, lora, tensors = lora_of(model) if hasattr(model, "peft_config") else (model, None, {})
     config: Any = twin.config
     if not hasattr(config, "infini"):
         raise ModelError(f"an adapter is saved from an Infini model; got {type(twin).__name__}: convert it first")
+    check_floating(twin)  # an adapter knows its base by names and values of the weights, which these are not
     _check_ranks(config, config.infini, lora)
     tensors = tensors | _memory_of(twin) | {"base_sample": _base_sample(twin)}
     tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}

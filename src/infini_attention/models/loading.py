@@ -14,6 +14,7 @@ from infini_attention.errors import ConfigError, InfiniError, ModelError
 from infini_attention.models.adapter import apply_adapter, read_adapter_header
 from infini_attention.models.conversion import check_convertible, convert
 from infini_attention.models.known import BUILTIN, KNOWN, builtin_path, pulled_path, shipped_adapter_path
+from infini_attention.models.quantized import check_int8, quantize
 
 GGUF_MAGIC = b"GGUF"
 NO_ADAPTER = "none"
@@ -43,7 +44,8 @@ def load_model(
     Args:
         source: a directory, a .gguf file, the name of a pulled model, a hub id, or `builtin`.
         adapter: the file of an adapter for this base model, or `none`; None means what `find_adapter` finds.
-        dtype: of the weights; None keeps what was saved.
+        dtype: of the weights; None keeps what was saved. `torch.int8` is for decoding on the CPU: linear layers have
+            int8 weights (see `quantize`), all else is float32, and the model can neither be trained nor saved.
         device: where to put it; None means the CPU.
         settings: of `convert`, for a base model only; beside an adapter, `segment_size` alone.
 
@@ -51,6 +53,8 @@ def load_model(
         ModelError: nothing there, a damaged file, an unsupported family, an adapter for another model.
         ConfigError: a setting that the adapter brings with it, or one that cannot work.
     """
+    if dtype == torch.int8:
+        check_int8(device)
     name, found = resolve(source), find_adapter(source, adapter, settings)
     if found is not None:
         read_adapter_header(found)  # before the weights are read
@@ -63,9 +67,9 @@ def load_model(
         elif settings:
             raise ModelError(f"{source} is an Infini model already: its {', '.join(settings)} cannot be set again")
     model = _load(source, dtype, device)
-    if hasattr(model.config, "infini"):
-        return model
-    return convert(model, **settings).eval() if found is None else apply_adapter(model, found, **settings)
+    if not hasattr(model.config, "infini"):
+        model = convert(model, **settings).eval() if found is None else apply_adapter(model, found, **settings)
+    return quantize(model) if dtype == torch.int8 else model
 
 
 def find_adapter(source: str | Path, adapter: str | Path | None = None, settings: Iterable[str] = ()) -> Path | None:
@@ -101,15 +105,19 @@ def load_base(
 
     Raises:
         ModelError: nothing there, a damaged file, or an Infini model, which is none.
+        ConfigError: int8 weights for another device than the CPU.
     """
+    if dtype == torch.int8:
+        check_int8(device)
     if is_infini(source):
         raise ModelError(f"{source} is an Infini model: it has no full attention; name the base model that it was")
-    return _load(source, dtype, device)
+    model = _load(source, dtype, device)
+    return quantize(model) if dtype == torch.int8 else model
 
 
 def _load(source: str | Path, dtype: torch.dtype | None, device: torch.device | str | None) -> PreTrainedModel:
-    """What is saved there, an Infini model or a base model."""
-    name = resolve(source)
+    """What is saved there, an Infini model or a base model; float32 where int8 weights will be made of it."""
+    name, dtype = resolve(source), torch.float32 if dtype == torch.int8 else dtype
     if isinstance(name, Path) and name.suffix == ".gguf":
         model = load_gguf(name)
         if dtype is not None:

@@ -18,6 +18,7 @@ from infini_attention.errors import CacheError, ConfigError
 from infini_attention.models.cache import InfiniCache, as_infini_cache
 from infini_attention.models.config import InfiniSettings, head_sizes
 from infini_attention.models.limits import check_family, check_segment
+from infini_attention.models.quantized import check_floating
 from infini_attention.models.stream_pass import (
     ATTENTION,
     StreamPass,
@@ -77,6 +78,10 @@ class InfiniPreTrainedMixin:
             f"a repository with {cls.__name__} needs no code of its own, and could not run it: save or push the model "
             "as it is; Transformers' Auto classes load it once infini_attention.models is imported"
         )
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        check_floating(self)  # before anything is written
+        super().save_pretrained(*args, **kwargs)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         if attn_implementation not in (None, ATTENTION, "sdpa"):

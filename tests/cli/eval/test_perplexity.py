@@ -45,6 +45,20 @@ def test_the_control_is_the_window_alone(evaluate, run_json, base_dir, text):
     assert control["memory"]["off"]["perplexity"] == pytest.approx(window["perplexity"], rel=1e-5)
 
 
+def test_what_int8_weights_cost(evaluate, run_cli, model_dir, text, tmp_path):
+    floating = evaluate("--file", text, "--memory", "off")["memory"]["off"]
+    rounded = evaluate("--file", text, "--memory", "off", "--dtype", "int8", "--out", tmp_path)
+    cost, off = rounded["cost_of_int8"], rounded["memory"]["off"]
+    assert cost["memory"] == "off"
+    assert cost["perplexity"] == [pytest.approx(off["perplexity"]), pytest.approx(floating["perplexity"])]
+    assert cost["perplexity"][0] != cost["perplexity"][1]
+    for name in ("bits_per_byte", "nats_per_token"):
+        assert cost[name] == pytest.approx(off[name] - floating[name])
+        assert 0 < cost[f"{name}_se"] < off[f"{name}_se"]
+    again = run_cli("eval", "perplexity", "-m", model_dir, "--file", text, "--dtype", "int8", "--out", tmp_path)
+    assert again.code == 0 and "int8 weights cost" in again.out and ", with the memory on: perplexity" in again.out
+
+
 def test_it_goes_on_where_it_was(evaluate, text, tmp_path, monkeypatch):
     off = evaluate("--file", text, "--out", tmp_path, "--memory", "off")
     first = evaluate("--file", text, "--out", tmp_path)

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,12 @@ from infini_attention.cli.shared.progress import ReadProgress
 from infini_attention.data.novel import BOOK, book_path
 from infini_attention.data.text import check_text
 from infini_attention.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from infini_attention.evaluation.journal import Journal, Record
+    from infini_attention.evaluation.perplexity.texts import Text
 
 NAME = "perplexity"
 
@@ -63,6 +70,8 @@ def run(
     for this model, and by position whether its gain grows. A model that was trained with a memory may do worse without
     it than one that never had any: that is another control, and another model.
 
+    With --dtype int8, the first of these readings is repeated with float32 weights: what the rounding costs.
+
     Standard errors stand behind +-. They come from blocks of the text, for neighbouring tokens depend on each other.
     """
     limit = None if max_tokens is None else parse_tokens("--max-tokens", max_tokens)
@@ -80,8 +89,8 @@ def run(
 
     from infini_attention.environment import environment
     from infini_attention.evaluation.journal import Journal
-    from infini_attention.evaluation.perplexity.figures import summarize
-    from infini_attention.evaluation.perplexity.task import MODES, measure
+    from infini_attention.evaluation.perplexity.figures import cost, summarize
+    from infini_attention.evaluation.perplexity.task import MODES
     from infini_attention.evaluation.perplexity.texts import Text
 
     journal = Journal(None if out is None else out / f"{NAME}.jsonl")
@@ -89,19 +98,14 @@ def run(
     with common.console.status("tokenizing"):
         texts = [Text.from_file(path, tokenizer, name=name, max_tokens=limit) for name, path in files]
     note_length(twin, max(len(text.token_ids) for text in texts))
-    start = time.perf_counter()
-    with ReadProgress(None) as progress:  # Ctrl-C keeps the texts that were read to their ends
-        records = measure(
-            twin,
-            texts,
-            MODES if memory is Modes.both else (memory.value,),
-            journal,
-            on_piece=lambda done, total, nbytes: progress.show(
-                done=done, total=total, tokens=done, rate=done / (time.perf_counter() - start), state_bytes=nbytes
-            ),
-        )
+    modes = MODES if memory is Modes.both else (memory.value,)
+    records = _read(twin, texts, modes, journal)
     about = {"model": options.source, "adapter": options.used_adapter() or None}
     result = {"task": NAME, **about, **summarize(texts, records), **environment()}
+    if dtype is common.DTypeName.int8:
+        del twin
+        twin, _ = replace(options, dtype=common.DTypeName.float32).open()
+        result["cost_of_int8"] = cost(texts, records, _read(twin, texts, modes[:1], journal))
     if out is not None:
         try:
             _write(result, out)
@@ -111,6 +115,25 @@ def run(
         common.emit(result, as_json=True)
     else:
         _show(result)
+
+
+def _read(
+    model: "PreTrainedModel", texts: "Sequence[Text]", modes: Sequence[str], journal: "Journal"
+) -> "list[Record]":
+    """`measure` with its progress. Ctrl-C keeps the texts that were read to their ends."""
+    from infini_attention.evaluation.perplexity.task import measure
+
+    start = time.perf_counter()
+    with ReadProgress(None) as progress:
+        return measure(
+            model,
+            texts,
+            modes,
+            journal,
+            on_piece=lambda done, total, nbytes: progress.show(
+                done=done, total=total, tokens=done, rate=done / (time.perf_counter() - start), state_bytes=nbytes
+            ),
+        )
 
 
 def _write(result: dict[str, Any], out: Path) -> None:
@@ -158,6 +181,13 @@ def _show(result: dict[str, Any]) -> None:
     for name in ("bits_per_byte", "nats_per_token", "perplexity", "perplexity_per_word"):
         _line(name.replace("_", " "), [_with_error(figures, name) for figures in columns.values()])
     _line("tokens per second", [f"{figures['tokens_per_second']:,.0f}" for figures in result["memory"].values()])
+    if "cost_of_int8" in result:
+        lost = result["cost_of_int8"]
+        rounded, floating = lost["perplexity"]
+        print(
+            f"\nint8 weights cost {_with_error(lost, 'bits_per_byte')} bits per byte beside float32, with the memory "
+            f"{lost['memory']}: perplexity {rounded:,.4f}, not {floating:,.4f}"
+        )
     print("\nbits per byte by position in the stream")
     _line(f"{'from':>11}{'to':>12}", columns)
     for place in result["positions"]:

@@ -40,6 +40,7 @@ class DTypeName(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    int8 = "int8"
 
 
 Model = Annotated[
@@ -69,7 +70,10 @@ Adapter = Annotated[
         show_default=False,
     ),
 ]
-DType = Annotated[DTypeName | None, typer.Option("--dtype", help="Of the weights.  [default: as saved]")]
+DType = Annotated[
+    DTypeName | None,
+    typer.Option("--dtype", help="Of the weights; int8 writes faster, on the CPU alone.  [default: as saved]"),
+]
 Device = Annotated[str, typer.Option("--device", help="Where to run, such as cpu or cuda.")]
 
 

@@ -56,6 +56,28 @@ def summarize(texts: Sequence[Text], records: Sequence[Record]) -> Record:
     }
 
 
+def cost(texts: Sequence[Text], records: Sequence[Record], floating: Sequence[Record]) -> Record:
+    """What the rounding of a model's weights costs it.
+
+    Args:
+        texts: what was read.
+        records: of `measure`, of the model with rounded weights.
+        floating: of the same texts in one of the modes, of the model as it was.
+
+    Returns:
+        memory (the mode), nats_per_token and bits_per_byte (how much more, each with its `_se`, block by block over the
+        same tokens), perplexity (with and without the rounding).
+    """
+    mode = floating[0]["memory"]
+    tables = []
+    for text in texts:
+        pair = [[each for each in of if each["digest"] == text.digest] for of in (records, floating)]
+        tables.append(_columns(pair[0]) | {"floating": _columns(pair[1])[mode]})
+    blocks = _blocks(tables)
+    both = (_perplexities(nats, blocks)["perplexity"] for nats in (blocks[mode], blocks["floating"]))
+    return {"memory": mode, **_losses(blocks[mode] - blocks["floating"], blocks), "perplexity": list(both)}
+
+
 def positions(tables: Sequence[Columns], segment_size: int, longest: int) -> list[Record]:
     """Bits per byte by place in the stream, in bins that double: the first segment, the second, the next two, four ...
 
