@@ -154,7 +154,7 @@ def test_start_tokens_and_chat_templates(tmp_path):
     [
         ({"sed": 1}, "model_args has no sed"),
         ({"memory": "maybe"}, "memory must be on or off; got 'maybe'"),
-        ({"dtype": "int"}, "dtype must be one of torch"),
+        ({"dtype": "int"}, "dtype must be int8 or one of torch"),
         ({"full_attention": True, "rule": "delta"}, "full_attention converts nothing"),
         ({"full_attention": True, "memory": "off"}, "full_attention converts nothing"),
     ],
