@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
@@ -14,6 +13,7 @@ from transformers import Trainer
 from infini_attention.errors import ConfigError
 from infini_attention.training.batches import OUTSIDE
 from infini_attention.training.groups import parameter_groups
+from infini_attention.training.losses import token_losses
 from infini_attention.training.recipe import Recipe
 from infini_attention.training.rows import Counts, Rows, count_tokens, split_rows
 from infini_attention.training.tally import Tally
@@ -134,7 +134,7 @@ class InfiniTrainer(Trainer):
         The means are those of this process's own batch, not of the batches of all processes. A token of weight 0 does
         not count in them.
         """
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
+        losses = token_losses(logits.flatten(0, 1), labels.flatten()).view(labels.shape)
         loss = (losses * shared).sum() / counts.answers
         if (asked > 0).any():
             self.tally.add(answer_loss=loss.detach())
