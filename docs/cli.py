@@ -8,7 +8,16 @@ from infini_attention.cli.app import app
 
 COMMANDS = ("", "demo", "pull", "convert", "read", "ask", "chat", "generate", "serve", "inspect", "report", "adapt")
 COMMANDS += ("train", "session ls", "session show", "session fork", "session rewind", "session verify")
-COMMANDS += ("session rebuild", "session rm", "eval", "eval passkey", "eval keys", "eval needle", "eval ruler")
+COMMANDS += (
+    "session rebuild",
+    "session rm",
+    "eval",
+    "eval passkey",
+    "eval keys",
+    "eval facts",
+    "eval needle",
+    "eval ruler",
+)
 COMMANDS += ("eval mqar", "eval retention", "eval babilong", "eval perplexity", "eval summary", "bench")
 PAGE = Path(__file__).with_suffix(".md")
 

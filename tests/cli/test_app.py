@@ -44,6 +44,7 @@ def test_help_names_every_command(run_cli, arguments):
         *(f"session {name}" for name in ("ls", "show", "fork", "rewind", "verify", "rebuild", "rm")),
         "eval passkey",
         "eval keys",
+        "eval facts",
         "eval needle",
         "eval ruler",
         "eval mqar",

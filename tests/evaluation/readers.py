@@ -4,6 +4,8 @@ import re
 
 import torch
 
+from infini_attention.data.facts import KINDS
+
 VOCABULARY = 256
 ASKED = re.compile(rb"What is the pass key(?: of (\w+))?\? The pass key(?: of \w+)? is (\d{0,4})$")
 
@@ -66,6 +68,26 @@ class Writer(Oracle):
 
     def answers(self, known, question):
         return []
+
+
+class Knower(Oracle):
+    """Answers questions about facts from the sentences that state them."""
+
+    def guess(self, row):
+        known = row[self.forgotten :].decode("latin-1")
+        asked = re.search(r"Question: ([^\n]*)\nAnswer:([^\n]*)$", known)
+        for kind in KINDS.values() if asked else ():
+            who = re.fullmatch(_pattern(kind.question, r"(?P<name>\w+)"), asked[1])
+            for statement in kind.statements if who else ():
+                told = re.search(_pattern(statement, who["name"], "(?P<value>[^.]*?\\.?)"), known)
+                if told:
+                    answer = f" {kind.answer.format(value=told['value'])}\n"
+                    return ord(answer[len(asked[2])])
+        return 0
+
+
+def _pattern(text, name, value=""):
+    return re.escape(text).replace(r"\{name\}", name).replace(r"\{value\}", value)
 
 
 class Ignorant(Oracle):

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from evaluation.readers import Ignorant, Oracle
+from evaluation.readers import Ignorant, Knower, Oracle
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TRAIN_NAMES
 from infini_attention.errors import ConfigError, InputError
 from infini_attention.evaluation.journal import Journal
 from infini_attention.evaluation.runner import run
 from infini_attention.evaluation.summary import summarize
-from infini_attention.evaluation.tasks.keys import KeysTask, summarize_keys
+from infini_attention.evaluation.tasks.keys import FactsTask, KeysTask, summarize_keys
 from infini_attention.evaluation.tasks.passkey import PasskeyTask
 
 
@@ -52,7 +52,7 @@ def test_controls_find_nothing(task, subject, reader, options):
 @pytest.mark.parametrize("options", [{"memory": False}, {"with_needle": False}], ids=["memory off", "no needle"])
 def test_controls_of_several_keys_find_nothing(tokenizer, filler, subject, options):
     def run_with(**options):
-        task = KeysTask(tokenizer, filler, (4096,), keys=(4,), rewritten=1, samples=2, seed=4, **options)
+        task = KeysTask(tokenizer, filler, (4096,), counts=(4,), rewritten=1, samples=2, seed=4, **options)
         return run(task, subject()[0], Journal())
 
     [record], [control] = run_with(), run_with(**options)
@@ -156,7 +156,7 @@ class TestResuming:
 
 class TestKeys:
     def test_cells(self, tokenizer, filler, subject):
-        task = KeysTask(tokenizer, filler, (4096,), keys=(1, 8, 4), questions=5, rewritten=2, samples=2)
+        task = KeysTask(tokenizer, filler, (4096,), counts=(1, 8, 4), questions=5, rewritten=2, samples=2)
         records = run(task, subject()[0], Journal())
         assert [(r["keys"], r["questions"], r["rewritten"], r["answers"]) for r in records] == [
             (1, 1, 1, 2),
@@ -178,13 +178,40 @@ class TestKeys:
         ]
 
     def test_no_name_is_one_of_training(self, tokenizer, filler):
-        task = KeysTask(tokenizer, filler, (9216,), keys=(64,), questions=64, samples=1)
+        task = KeysTask(tokenizer, filler, (9216,), counts=(64,), questions=64, samples=1)
         assert len(set(task.sample({"length": 9216, "keys": 64}, 0).names) - set(TRAIN_NAMES)) == 64
 
-    @pytest.mark.parametrize("options", [{"keys": ()}, {"keys": (0,)}, {"questions": 0}, {"lengths": ()}])
+    @pytest.mark.parametrize("options", [{"counts": ()}, {"counts": (0,)}, {"questions": 0}, {"lengths": ()}])
     def test_counts_that_cannot_be(self, tokenizer, filler, options):
         with pytest.raises(ConfigError, match="must be at least 1"):
             KeysTask(tokenizer, filler, **{"lengths": (4096,)} | options)
+
+
+class TestFacts:
+    @pytest.mark.parametrize(("options", "exact"), [({}, 1), ({"memory": False}, 0), ({"with_needle": False}, 0)])
+    def test_who_sees_everything_answers_all_and_the_controls_none(self, tokenizer, filler, subject, options, exact):
+        task = FactsTask(tokenizer, filler, (4096,), counts=(1, 6), samples=2, **options)
+        records = run(task, subject(Knower)[0], Journal())
+        found = [(record["facts"], record["questions"], record["answers"], record["exact"]) for record in records]
+        assert found == [(1, 1, 2, exact), (6, 6, 12, exact)]
+
+    def test_the_control_asks_the_same_and_states_nothing(self, tokenizer, filler):
+        cell = {"length": 4096, "facts": 4}
+        one, two = (
+            FactsTask(tokenizer, filler, (4096,), counts=(4,), with_needle=needle).sample(cell, 0)
+            for needle in (True, False)
+        )
+        asked, same = (
+            [sample.token_ids[start:stop].tolist() for start, stop in sample.questions + sample.answers]
+            for sample in (one, two)
+        )
+        assert asked == same
+        assert len(one.needles) == 4 and two.needles == () and two.sources == (None,) * 4
+        assert len(one.token_ids) == len(two.token_ids) == 4096
+
+    def test_no_name_is_one_of_training(self, tokenizer, filler):
+        task = FactsTask(tokenizer, filler, (9216,), counts=(64,), questions=64, samples=1)
+        assert not set(task.sample({"length": 9216, "facts": 64}, 0).names) & set(TRAIN_NAMES)
 
 
 def test_samples_never_change(task):

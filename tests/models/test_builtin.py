@@ -48,7 +48,7 @@ def test_it_recalls_a_key_from_a_book(builtin, book, memory, share):
 @pytest.mark.parametrize(("keys", "rewritten", "seed"), [(1, 1, 1), (2, 0, 2)])
 def test_it_knows_whose_key_it_is_and_which_is_the_latest(builtin, book, keys, rewritten, seed, memory, share):
     """The names are none of training's."""
-    counts = {"keys": (keys,), "questions": keys, "rewritten": rewritten, "samples": 2, "seed": seed}
+    counts = {"counts": (keys,), "questions": keys, "rewritten": rewritten, "samples": 2, "seed": seed}
     assert share_right(builtin, KeysTask(builtin[1], book, (8192,), **counts, memory=memory)) == share
 
 

@@ -182,6 +182,7 @@ def facts(
     count: int,
     questions: int,
     names: Sequence[str] = TRAIN_NAMES,
+    with_needle: bool = True,
 ) -> RecallSample:
     """A text in which facts are stated behind sentences, and then questions about some of them, each answered.
 
@@ -196,6 +197,7 @@ def facts(
         count: facts.
         questions: how many of them are asked about, in random order.
         names: first names to draw from.
+        with_needle: False states none of the facts and asks the same: a control.
 
     Raises:
         InputError: a length that is too small, or counts that do not fit together.
@@ -212,6 +214,8 @@ def facts(
         for name, kind, value in known
     ]
     asked = rng.sample(range(count), questions)
+    if not with_needle:
+        hidden = []
     quiz = _quiz(tokenizer, [_question(*known[number]) for number in asked])
     used = sum(map(len, hidden)) + sum(len(before) + len(answer) for before, answer in quiz)
     if length < used:
@@ -221,7 +225,7 @@ def facts(
         )
     filler = haystack.cut(length - used, rng)
     text = Assembly()
-    needles = text.hide(hidden, sentence_ends(tokenizer, filler, count, rng), filler)
+    needles = text.hide(hidden, sentence_ends(tokenizer, filler, len(hidden), rng), filler)
     spans = [(text.add(before), text.add(answer)) for before, answer in quiz]
     return RecallSample(
         text.token_ids,
@@ -229,7 +233,7 @@ def facts(
         needles=needles,
         names=tuple(known[number][0] for number in asked),
         questions=tuple(question for question, _ in spans),
-        sources=tuple(needles[number] for number in asked),
+        sources=tuple(needles[number] if with_needle else None for number in asked),
     )
 
 

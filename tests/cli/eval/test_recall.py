@@ -66,6 +66,16 @@ def test_keys_that_were_never_written(run_json, model_dir, tmp_path):
     assert (tmp_path / "keys-repeat-no-needle.json").is_file()
 
 
+def test_facts(run_json, model_dir, tmp_path):
+    options = ("--lengths", "1K", "--facts", "1,4", "--samples", 1, "--out", tmp_path)
+    result = run_json("eval", "facts", "-m", model_dir, *options)
+    assert [(cell["facts"], cell["questions"], cell["answers"]) for cell in result["cells"]] == [(1, 1, 1), (4, 4, 4)]
+    assert (result["facts"], result["haystack"]) == ([1, 4], "book")
+    control = run_json("eval", "facts", "-m", model_dir, *options, "--no-needle")
+    assert (control["needle"], control["outside_window_share"]) == (False, 0)
+    assert (tmp_path / "facts-book-no-needle.json").is_file()
+
+
 def test_a_book(run_json, model_dir, text):
     novel = run_json("eval", "passkey", "-m", model_dir, *QUICK, "--haystack", "book")
     own = run_json("eval", "passkey", "-m", model_dir, *QUICK, "--haystack", "book", "--haystack-file", text)
@@ -143,6 +153,7 @@ MISTAKES = [
     ("keys -m model --keys 1000", "keys must be between 1 and"),
     ("keys -m model --keys 64 --lengths 512", "512 tokens are too few for 64 needles and 8 questions"),
     ("keys -m model --rewritten -1", "--rewritten"),
+    ("facts -m model --facts 1000000", "facts must be between 1 and"),
     ("keys -m model --questions 0", "--questions"),
     ("guess", "No such command 'guess'"),
 ]

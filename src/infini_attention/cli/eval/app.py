@@ -10,6 +10,7 @@ app = typer.Typer(help="Measure what a model remembers, and its controls.", rich
 for _name, _command in (
     (recall.PASSKEY, recall.passkey),
     (recall.KEYS, recall.keys),
+    (recall.FACTS, recall.facts),
     (ruler.NEEDLE, ruler.needle),
     (ruler.RULER, ruler.ruler),
     (mqar.NAME, mqar.run),

@@ -1,11 +1,13 @@
-"""Many keys at once: whose key was it, and which one is the latest?"""
+"""Many keys or facts at once: whose was it, and which one is the latest?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
+from infini_attention.data.facts import facts
 from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TEST_NAMES
 from infini_attention.data.recall import RecallSample, named_keys
@@ -16,7 +18,6 @@ from infini_attention.evaluation.stream import Stream
 from infini_attention.evaluation.summary import summarize
 from infini_attention.evaluation.tasks.passkey import check_counts
 
-AXIS = "keys"
 PROTOCOL = 1
 
 
@@ -26,7 +27,7 @@ class KeysTask:
 
     Attributes:
         tokenizer, haystack, lengths, samples, seed, memory: as in `PasskeyTask`.
-        keys: how many people have a key, each a column of cells. Their names are none of training's.
+        counts: how many people have a key, each a column of cells. Their names are none of training's.
         questions: at most so many per sample.
         rewritten: at most so many people's keys are written twice; the latest wins.
         with_needle: False leaves all keys out: a control in which none can be known.
@@ -36,11 +37,12 @@ class KeysTask:
     """
 
     name: ClassVar[str] = "keys"
+    axis: ClassVar[str] = "keys"
 
     tokenizer: PreTrainedTokenizerBase
     haystack: Haystack
     lengths: tuple[int, ...]
-    keys: tuple[int, ...] = (1, 4, 16, 64)
+    counts: tuple[int, ...] = (1, 4, 16, 64)
     questions: int = 8
     rewritten: int = 0
     samples: int = 20
@@ -49,20 +51,24 @@ class KeysTask:
     with_needle: bool = True
 
     def __post_init__(self) -> None:
-        check_counts(lengths=self.lengths, keys=self.keys, questions=self.questions, samples=self.samples)
-        self.sample({"length": min(self.lengths), "keys": max(self.keys)}, 0)  # what cannot be is known at once
+        numbers: dict[str, int | tuple[int, ...]] = {
+            self.axis: self.counts,
+            "questions": self.questions,
+            "samples": self.samples,
+        }
+        check_counts(lengths=self.lengths, **numbers)
+        self.sample({"length": min(self.lengths), self.axis: max(self.counts)}, 0)  # what cannot be is known at once
 
     def cells(self) -> Sequence[dict[str, Any]]:
-        return [
-            {"length": length, "keys": keys} for length in sorted(set(self.lengths)) for keys in sorted(set(self.keys))
-        ]
+        lengths, counts = sorted(set(self.lengths)), sorted(set(self.counts))
+        return [{"length": length, self.axis: count} for length in lengths for count in counts]
 
     def key(self, cell: dict[str, Any]) -> Record:
         return {
             "task": self.name,
             "protocol": PROTOCOL,
             **cell,
-            **self._counts(cell["keys"]),
+            **self._asked(cell[self.axis]),
             "samples": self.samples,
             "seed": self.seed,
             "haystack": self.haystack.name,
@@ -72,34 +78,55 @@ class KeysTask:
         }
 
     def sample(self, cell: dict[str, Any], index: int) -> RecallSample:
-        length, keys = cell["length"], cell["keys"]
-        rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, keys, index)
-        options: dict[str, Any] = {**self._counts(keys), "names": TEST_NAMES, "with_needle": self.with_needle}
-        return named_keys(self.tokenizer, length, rng, self.haystack, keys=keys, **options)
+        length, count = cell["length"], cell[self.axis]
+        rng = evaluation_rng(self.seed, self.name, self.haystack.name, length, count, index)
+        options: dict[str, Any] = {**self._asked(count), "names": TEST_NAMES, "with_needle": self.with_needle}
+        return self._draw(length, rng, count, options)
 
     def ask(self, stream: Stream, samples: Sequence[RecallSample], *, start: int, piece_size: int) -> Outcome:
         return recall(stream, samples, start=start, memory=self.memory, piece_size=piece_size)
 
-    def _counts(self, keys: int) -> dict[str, int]:
-        return {"questions": min(self.questions, keys), "rewritten": min(self.rewritten, keys)}
+    def _asked(self, count: int) -> dict[str, int]:
+        return {"questions": min(self.questions, count), "rewritten": min(self.rewritten, count)}
+
+    def _draw(self, length: int, rng: Random, count: int, options: dict[str, Any]) -> RecallSample:
+        return named_keys(self.tokenizer, length, rng, self.haystack, keys=count, **options)
+
+
+@dataclass(frozen=True)
+class FactsTask(KeysTask):
+    """Facts about people, stated in the flow of a text and asked about in the model's own chat template.
+
+    Attributes:
+        counts: how many facts, each a column of cells.
+        rewritten: 0.
+    """
+
+    name: ClassVar[str] = "facts"
+    axis: ClassVar[str] = "facts"
+
+    def _asked(self, count: int) -> dict[str, int]:
+        return {"questions": min(self.questions, count)}
+
+    def _draw(self, length: int, rng: Random, count: int, options: dict[str, Any]) -> RecallSample:
+        return facts(self.tokenizer, length, rng, self.haystack, count=count, **options)
 
 
 def summarize_keys(records: Sequence[Record], axis: str) -> Record:
     """`summarize`, with how much the memory holds.
 
     Returns:
-        as `summarize`, with capacity: for each length, the keys that can be recalled at once (the share of right
-        answers times the number of people, where that is most), and these per kilobyte (1,000 bytes) of state.
+        as `summarize`, with capacity: for each length, the keys (or what `axis` counts) that can be recalled at once
+        (the share of right answers times their number, where that is most), and these per kilobyte (1,000 bytes) of
+        state.
     """
+
+    def held(record: Record) -> float:
+        return float(record["exact"] * record[axis])
+
     capacity = []
     for length in sorted({record["length"] for record in records}):
-        most = max((record for record in records if record["length"] == length), key=_held)
-        held = _held(most)
-        capacity.append(
-            {"length": length, "of": most[axis], "keys": held, "keys_per_kilobyte": 1000 * held / most["state_bytes"]}
-        )
+        most = max((record for record in records if record["length"] == length), key=held)
+        figures = {axis: held(most), f"{axis}_per_kilobyte": 1000 * held(most) / most["state_bytes"]}
+        capacity.append({"length": length, "of": most[axis], **figures})
     return summarize(records, axis) | {"capacity": capacity}
-
-
-def _held(record: Record) -> float:
-    return float(record["exact"] * record[AXIS])
