@@ -43,8 +43,10 @@ def test_controls_stand_behind_what_they_control():
         result(),
         result("babilong", split="held-out"),
         result("babilong", split="seen"),
+        result("facts"),
     ]
     assert [(r["task"], r.get("split"), r["memory"], r["needle"]) for r in sort_tasks(results)] == [
+        ("facts", None, "on", True),
         ("ruler", None, "on", True),
         ("mqar", None, "on", True),
         ("mqar", None, "on", False),

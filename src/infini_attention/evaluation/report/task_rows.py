@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.report.heat_map import short
 
-TASKS = ("keys", "needle", "ruler", "mqar", "retention", "babilong", "summary")
+TASKS = ("keys", "facts", "needle", "ruler", "mqar", "retention", "babilong", "summary")
 NEEDED = {"task", "memory", "accuracy", "worst_cell", "samples", "outside_window_share", "state_bytes", "cells"}
 NEEDED |= {"lengths", "file"}
 
