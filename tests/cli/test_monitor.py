@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evaluation.pages import Page
-from tiny import SEGMENT
+from tiny import SEGMENT, base_model, save_model
 
 STATE = ("effective_rank", "utilisation", "norm")
 
@@ -167,10 +167,33 @@ class TestReport:
         assert f"{model_dir}: 0 % of 2 keys recalled, worst cell 0 %; with the memory off 0 % of 2." in out
         assert "1: " in Page(path.read_text(encoding="utf-8")).cells("metrics")[1]
 
+    @pytest.mark.slow
+    def test_beside_a_model_without_a_memory(self, run_cli, model_dir, tmp_path):
+        base, path, quick = base_model(), tmp_path / "report.html", ("--depths", 1, "--lengths", 300, "--samples", 1)
+        base.config.max_position_embeddings = 280
+        plain, folder = save_model(tmp_path / "plain", base), tmp_path / "results"
+        words = f"{plain} was made for texts of 280 tokens: nothing longer was measured now\n"
+        sources = ("-m", model_dir, "--full-attention", plain)
+        code, out, err = run_cli("report", *sources, "-o", path, *SMALL, *quick, "--json")
+        assert (code, err) == (0, words)
+        ours, other = json.loads(out)["models"]
+        assert (ours["facts"]["attention"], other["facts"]["attention"]) == ("infini", "full")
+        assert [[cell["length"] for cell in each["recall"][0]["cells"]] for each in (ours, other)] == [[300], [280]]
+        assert f"-m {model_dir} --full-attention {plain} " in Page(path.read_text(encoding="utf-8")).text
+        # what infini eval has measured of it, beyond its length too, is taken as it is
+        run_cli("eval", "passkey", "-m", plain, "--full-attention", *quick, "--out", folder)
+        code, out, err = run_cli("report", "--full-attention", plain, "-o", path, *SMALL, "--results", folder, "--json")
+        assert (code, "passkey 1, perplexity 0" in err) == (0, True), err
+        [model] = json.loads(out)["models"]
+        assert model["recall"][0]["files"] == [str(folder / "passkey-repeat-full-attention.json")]
+        assert model["recall"][0]["cells"][0]["length"] == 300
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ((), "Missing option"),
+            ((), "expected a model to report on; got none"),
+            (("--full-attention", "{model}"), "is an Infini model: it has no full attention"),
+            (("--full-attention", "{model}", "--rule", "delta"), "--full-attention converts nothing"),
             (("-m", "{model}", "-m", "{model}", "--adapter", "x"), "--adapter belongs to one model"),
             (("-m", "{model}", "--results", "nowhere"), "is no folder"),
             (("-m", "{model}", "--lengths", "x"), "--lengths must look like"),

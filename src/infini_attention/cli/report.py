@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,14 +25,23 @@ NAME = "report"
 
 def run(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--model",
             "-m",
             help="A directory, a hub id, a .gguf file, a pulled model, or builtin; several stand side by side.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    full_attention: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--full-attention",
+            metavar="MODEL",
+            help="A base model of any family as it is, with its own cache; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The page. An earlier one is replaced, any other file with --force.")
     ] = Path("infini-report.html"),
@@ -76,8 +84,16 @@ def run(
 
     Facts, the six metrics, recall with its control, loss by position, what each memory holds and gives, how long it
     keeps what was written, and the bytes that takes. What --results does not have is measured, on a small scale.
+
+    A model with --full-attention has no memory: of it the page has the recall and the loss of texts up to the length
+    that it was made for, and the bytes of its cache.
     """
     check_page(out, NAME, force=force)
+    models, plain = models or [], full_attention or []
+    if not models + plain:
+        raise ConfigError("expected a model to report on; got none: name one with -m or --full-attention")
+    if not models and (adapter or segment_size or rule):
+        raise ConfigError("--full-attention converts nothing; leave out --adapter, --segment-size and --rule")
     if len(models) > 1 and adapter is not None:
         raise ConfigError(f"--adapter belongs to one model; got {len(models)}: report on them one by one")
     text = book_path() if file is None else file
@@ -95,14 +111,21 @@ def run(
     from infini_attention.evaluation.report.model_page import model_page, verdict
     from infini_attention.evaluation.report.model_report import Scale
     from infini_attention.evaluation.report.page import save_page
+    from infini_attention.models.config import DEFAULT_SEGMENT_SIZE
 
-    options = common.ModelOptions("", segment_size, rule, dtype, device, adapter=adapter)
+    reports: list[Record] = []
 
-    def scale(size: int) -> Scale:
-        return Scale.of(size, quick=quick).replace(**changes)
+    def scale(size: int | None) -> Scale:
+        # a model without segments is asked what those beside it are asked
+        beside = max((report["facts"]["segment_size"] or 0 for report in reports), default=0) or DEFAULT_SEGMENT_SIZE
+        return Scale.of(size or beside, quick=quick).replace(**changes)
 
-    reports = [_report(replace(options, source=model), text, file is None, scale, results or []) for model in models]
+    options = [common.ModelOptions(model, segment_size, rule, dtype, device, adapter=adapter) for model in models]
+    options += [common.ModelOptions(model, None, None, dtype, device, full_attention=True) for model in plain]
+    for each in options:
+        reports.append(_report(each, text, file is None, scale, results or []))
     command = ["infini", "report", *(word for model in models for word in ("-m", model))]
+    command += [word for model in plain for word in ("--full-attention", model)]
     given: dict[str, Any] = {"lengths": lengths, "depths": depths, "samples": samples, "tokens": tokens}
     given |= {"max_tokens": max_tokens, "file": file, "seed": seed, "segment_size": segment_size, "rule": rule}
     given |= {"adapter": adapter, "dtype": dtype, "device": None if device == "cpu" else device}
@@ -122,7 +145,7 @@ def _flag(name: str) -> str:
 
 
 def _report(
-    options: common.ModelOptions, path: Path, shipped: bool, scale: "Callable[[int], Scale]", folders: list[Path]
+    options: common.ModelOptions, path: Path, shipped: bool, scale: "Callable[[int | None], Scale]", folders: list[Path]
 ) -> "Record":
     """What a page shows of one model; what is measured for it is said on stderr."""
     from infini_attention.data.haystack import Haystack
@@ -140,16 +163,21 @@ def _report(
         common.console.print(f"{options.source}: results found: {words}", highlight=False, markup=False, soft_wrap=True)
     with common.console.status("tokenizing"):
         haystack = Haystack.book(tokenizer, [path])
-    return report_on(
+    settings = getattr(model.config, "infini_settings", None)
+    report = report_on(
         model,
         tokenizer,
         haystack,
         lambda count: Text.from_file(path, tokenizer, name=BOOK if shipped else str(path), max_tokens=count),
-        scale(model.config.infini_settings.segment_size),
+        scale(settings.segment_size if settings else None),
         name=options.source,
         found=found,
         progress=lambda what: _step(f"{options.source}: {what}"),
     )
+    if report["limit"] is not None:
+        words = f"{options.source} was made for texts of {report['limit']:,} tokens: nothing longer was measured now"
+        common.console.print(words, highlight=False, markup=False, soft_wrap=True)
+    return report
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def six_metrics(
     marks: Sequence[Record],
     probes: Iterable[Record],
     *,
-    full_kv_bytes_per_token: int,
+    full_kv_bytes_per_token: int | None,
     recall: Record | None = None,
     now: Record | None = None,
 ) -> Record:
@@ -57,7 +57,7 @@ def six_metrics(
     Args:
         marks: of `Collector`, at least one unless there is `now`.
         probes: of `Collector`.
-        full_kv_bytes_per_token: what full attention would keep for a token.
+        full_kv_bytes_per_token: what full attention would keep for a token; None for a model that has none.
         recall: of a planted key, with at least `asked`, `hits`, `hits_memory_off` and `longest` (tokens between the key
             and the last question that was answered); None where none was planted.
         now: `stream_figures` of the stream that is meant, where the marks are of a fork that reads on; None means the
@@ -68,7 +68,8 @@ def six_metrics(
             whether they are always the same (`constant`; None for a single place).
         sequence_length: `tokens_seen`, and `verified`: the longest distance over which the key was recalled, in tokens.
         compression: bytes of a full key-value cache by those that stand for it, `with_window`: all tokens by the whole
-            state, and `without_window`: the tokens that are in the memory alone by the bytes of the memories.
+            state, and `without_window`: the tokens that are in the memory alone by the bytes of the memories (None
+            without any).
         throughput: `tokens_per_second` between the last two marks (see `rates`), and `slope`: by how much of their mean
             the rates change over the stream, along the straight line that fits them best, with its standard error
             `slope_se` (both None for fewer than three rates).
@@ -78,7 +79,6 @@ def six_metrics(
     """
     places = ([] if now is None else [now]) + [*marks]
     now = marks[-1] if now is None else now
-    compressed = (now["tokens"] - now["tokens_in_window"]) * full_kv_bytes_per_token
     asked = recall["asked"] if recall else 0
     curve = [{name: place[name] for name in place if name != "layers"} for place in retention(probes)]
     return {
@@ -88,10 +88,7 @@ def six_metrics(
             "constant": len({place["state_bytes"] for place in places}) == 1 if len(places) > 1 else None,
         },
         "sequence_length": {"tokens_seen": now["tokens"], "verified": recall["longest"] if recall else None},
-        "compression": {
-            "with_window": now["tokens"] * full_kv_bytes_per_token / now["state_bytes"],
-            "without_window": compressed / now["memory_bytes"],
-        },
+        "compression": _compression(now, full_kv_bytes_per_token),
         "throughput": _throughput(marks),
         "attention_quality": {
             "recall": recall["hits"] / asked if recall and asked else None,
@@ -131,6 +128,14 @@ def rates(marks: Sequence[Record]) -> list[tuple[float, float]]:
             found.append(((left["tokens"] + right["tokens"]) / 2, tokens / seconds))
             lengths.append(tokens)
     return found[:-1] if len(found) > 1 and 2 * lengths[-1] < lengths[-2] else found
+
+
+def _compression(now: Record, per_token: int | None) -> Record:
+    compressed = now["tokens"] - now["tokens_in_window"]
+    return {
+        "with_window": None if per_token is None else now["tokens"] * per_token / now["state_bytes"],
+        "without_window": compressed * per_token / now["memory_bytes"] if per_token and now["memory_bytes"] else None,
+    }
 
 
 def _throughput(marks: Sequence[Record]) -> Record:

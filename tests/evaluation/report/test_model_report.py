@@ -1,7 +1,9 @@
 """A report on a tiny model: measured, found again, and shown on a page that needs nothing else."""
 
 import pytest
+import torch
 from playwright.sync_api import sync_playwright
+from transformers import MambaConfig, MambaForCausalLM
 
 from chromium import CONTRAST, launch
 from evaluation.pages import Page
@@ -10,10 +12,11 @@ from infini_attention.evaluation.perplexity.texts import Text
 from infini_attention.evaluation.report.found_results import Found
 from infini_attention.evaluation.report.model_page import model_page, verdict
 from infini_attention.evaluation.report.model_report import Scale, report_on
-from tiny import SEGMENT, book, byte_tokenizer, infini_model
+from tiny import SEGMENT, base_model, book, byte_tokenizer, infini_model
 
 HOSTILE = "<script>alert('1')</script>\"&"
 ENVIRONMENT = {"machine": "a machine", "threads": 1, "versions": {"torch": "9.9"}, "commit": "c0ffee"}
+SCALE = Scale(tokens=512, text_tokens=600, lengths=(256, 512), depths=2, samples=1)
 
 
 def text(count):
@@ -22,9 +25,8 @@ def text(count):
 
 @pytest.fixture(scope="module")
 def report():
-    scale = Scale(tokens=512, text_tokens=600, lengths=(256, 512), depths=2, samples=1)
     haystack = Haystack.repeat(byte_tokenizer())
-    return report_on(infini_model(), byte_tokenizer(), haystack, text, scale, name="dir/tiny", found=Found())
+    return report_on(infini_model(), byte_tokenizer(), haystack, text, SCALE, name="dir/tiny", found=Found())
 
 
 @pytest.fixture
@@ -78,6 +80,70 @@ class TestMeasuring:
         assert Scale.of(64, quick=True).lengths == (2048,)
         assert quick.depths * quick.samples < small.depths * small.samples
         assert small.replace(depths=9, samples=None) == Scale(small.tokens, small.text_tokens, small.lengths, 9, 2)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A base model as it is, which was made for 300 tokens."""
+    model = base_model()
+    model.config.max_position_embeddings = 300
+    haystack = Haystack.repeat(byte_tokenizer())
+    return report_on(model, byte_tokenizer(), haystack, text, SCALE, name="dir/base", found=Found())
+
+
+class TestPlain:
+    """Models without a memory, measured as far as they go and shown beside those that have one."""
+
+    def test_nothing_longer_than_it_was_made_for(self, plain):
+        assert plain["limit"] == plain["facts"]["trained_length"] == 300
+        [recall] = plain["recall"]  # there is no memory to switch off
+        assert [cell["length"] for cell in recall["cells"]] == [256, 256, 300, 300]
+        assert (plain["perplexity"]["tokens_read"], [*plain["perplexity"]["memory"]]) == (300, ["on"])
+        assert SCALE.up_to(None) == SCALE.up_to(600) == SCALE
+
+    def test_its_cache(self, plain):
+        seen = plain["inspect"]
+        assert (seen["layers"], seen["retention"], seen["recall"]) == ([], [], None)
+        assert seen["full_kv_bytes_per_token"] == 256  # keys and values, 2 layers, 2 heads, 8 numbers of 4 bytes
+        assert all(mark["state_bytes"] == 256 * mark["tokens"] for mark in seen["marks"])
+        assert [mark["tokens"] for mark in seen["marks"][-2:]] == [288, 300]
+        assert seen["metrics"]["compression"] == {"with_window": 1, "without_window": None}
+        assert seen["metrics"]["memory_complexity"]["constant"] is False
+        assert seen["metrics"]["throughput"]["tokens_per_second"] > 0
+
+    def test_beside_a_memory(self, report, plain):
+        found = Page(model_page([report, plain], ENVIRONMENT, ["infini", "report"]))
+        metrics, bytes_ = found.cells("metrics"), found.cells("bytes")
+        assert metrics[:3] == ["metric", "tiny", "base (full attention)"]
+        assert metrics[5] == "76.8 kB after 300 tokens, and growing"
+        assert metrics[11] == "-"
+        assert metrics[17] == "no memory: full attention"
+        assert bytes_[2:5] == ["the state, after any number of tokens", "6.2 kB", "grows"]
+        assert bytes_[7] == "4.2 MB"  # 16K tokens of 256 bytes
+        assert "full attention" in found.cells("recall")
+        assert "base (full attention) was made for texts of 300 tokens: nothing longer was measured now." in found.text
+        assert "base (full attention) has no memory to look into: it has no part" in found.text
+        assert [tag for tag, _ in found.elements].count("details") == 1
+        # of both recall, loss and bytes; of the memory rank, share, retention, gates and their share
+        assert [tag for tag, _ in found.elements].count("svg") == 2 + 1 + 1 + 3 + 2
+        found.assert_needs_nothing()
+
+    def test_alone(self, plain):
+        found = Page(model_page([plain], ENVIRONMENT, ["infini", "report"]))
+        assert [tag for tag, _ in found.elements].count("svg") == 3
+        assert "details" not in found.tags
+
+    def test_a_state_of_its_own(self):
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=257, hidden_size=16, state_size=4, num_hidden_layers=2, use_cache=True)
+        haystack, scale = Haystack.repeat(byte_tokenizer()), Scale(64, 80, (256,), depths=1, samples=1)
+        model = MambaForCausalLM(config).eval()
+        report = report_on(model, byte_tokenizer(), haystack, text, scale, name="mamba", found=Found())
+        assert (report["limit"], report["inspect"]["full_kv_bytes_per_token"]) == (None, None)
+        assert report["inspect"]["metrics"]["memory_complexity"]["constant"] is True
+        found = Page(model_page([report], ENVIRONMENT, ["infini", "report"]))
+        assert "no memory: a state of its own" in found.cells("metrics")
+        assert found.cells("bytes")[3:5] == ["a full cache of 16K tokens", "-"]
 
 
 class TestPage:

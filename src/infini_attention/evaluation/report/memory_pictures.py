@@ -94,6 +94,8 @@ def footprint(axes: "Axes", streams: Streams) -> None:
             markersize=3.5,
             label=short_name(name),
         )
+        if per_token is None:
+            continue
         ends = [max(1, min(tokens) // 4), max(tokens) * 4]
         cache, label = [end * per_token / 1e6 for end in ends], short_name(f"{name}: full KV cache")
         axes.plot(ends, cache, color=f"C{number}", linestyle="--", label=label)

@@ -11,13 +11,14 @@ from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.report import memory_pictures as pictures
 from infini_attention.evaluation.report.heat_map import recall_figure, short
 from infini_attention.evaluation.report.page import inline_svg, render
-from infini_attention.evaluation.report.picture_cards import OVER_STREAM, card, heads_height
+from infini_attention.evaluation.report.picture_cards import OF_MEMORIES, card, heads_height
 from infini_attention.evaluation.report.recall_pictures import forgetting, pairs
 from infini_attention.evaluation.report.task_rows import curves, task_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KEPT = {"full": "full attention", "recurrent": "a state of its own", "hybrid": "attention and a state of its own"}
 TASK_PICTURES = ((forgetting, "retention"), (pairs, "mqar"))
 
 
@@ -29,7 +30,7 @@ def model_page(reports: Sequence[Record], environment: Record, command: Sequence
         environment: where it was made.
         command: what was called, to be repeated.
     """
-    titles = _titles([report["name"] for report in reports])
+    titles = _titles(reports)
     reports = [report | {"title": title} for report, title in zip(reports, titles, strict=True)]
     try:
         drawn, no_picture = _draw(reports), ""
@@ -47,6 +48,7 @@ def model_page(reports: Sequence[Record], environment: Record, command: Sequence
         short=short,
         percent=percent,
         number=number,
+        kept=kept,
         base=lambda name: Path(name).name,
     )
 
@@ -80,24 +82,36 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:,.{digits}g}"
 
 
-def _titles(names: Sequence[str]) -> list[str]:
+def kept(report: Record) -> str | None:
+    """What a model without a memory keeps instead; None for one that has a memory."""
+    return KEPT.get(report["facts"]["attention"])
+
+
+def _titles(reports: Sequence[Record]) -> list[str]:
     """Short ones, where they tell the models apart."""
-    titles = [Path(name).name or name for name in names]
+    marks = [f" ({kept(report)})" if kept(report) else "" for report in reports]
+    names = [report["name"] + mark for report, mark in zip(reports, marks, strict=True)]
+    titles = [(Path(report["name"]).name or report["name"]) + mark for report, mark in zip(reports, marks, strict=True)]
     return titles if len(set(titles)) == len(titles) else [f"{number}: {name}" for number, name in enumerate(names, 1)]
 
 
 def _draw(reports: Sequence[Record]) -> dict[str, Any]:
     """All pictures: those that all models share by name, `heads` and `recall` as lists per model."""
     streams = {report["title"]: report["inspect"] for report in reports}
+    memories = {report["title"]: report["inspect"] for report in reports if kept(report) is None}
     positions = {report["title"]: report["perplexity"]["positions"] for report in reports}
 
     def shared(draw: Callable[..., None], *values: Any) -> str:
         return inline_svg(card(lambda axes: draw(axes, *values)))
 
     return {
-        **{draw.__name__: shared(draw, streams) for draw in OVER_STREAM},
+        **{draw.__name__: shared(draw, memories) for draw in OF_MEMORIES if memories},
+        "footprint": shared(pictures.footprint, streams),
         "losses": shared(pictures.losses, positions),
-        "heads": [[_heads(report, name) for name in ("gate", "memory_share")] for report in reports],
+        "heads": [
+            [_heads(report, name) for name in ("gate", "memory_share")] if kept(report) is None else []
+            for report in reports
+        ],
         "tasks": [shared(draw, found) for draw, task in TASK_PICTURES if (found := curves(reports, task))],
         "recall": [[_recall(part) for part in report["recall"] if _shown(part)] for report in reports],
     }

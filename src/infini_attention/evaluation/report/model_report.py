@@ -13,9 +13,11 @@ from infini_attention.evaluation.journal import Journal, Record
 from infini_attention.evaluation.perplexity.figures import summarize as summarize_losses
 from infini_attention.evaluation.perplexity.task import MODES, measure
 from infini_attention.evaluation.perplexity.texts import Text
+from infini_attention.evaluation.plain import trained_length
+from infini_attention.evaluation.plain_reading import read_plain
 from infini_attention.evaluation.report.found_results import Found, merge_cells
 from infini_attention.evaluation.runner import run
-from infini_attention.evaluation.stream import subject_of
+from infini_attention.evaluation.stream import is_infini_model, subject_of
 from infini_attention.evaluation.tasks.passkey import PasskeyTask
 from infini_attention.monitor.layer import memory_layers
 from infini_attention.nn import InfiniMemory
@@ -49,6 +51,14 @@ class Scale:
             return cls(tokens, tokens, (length,), depths=3, samples=1)
         return cls(4 * tokens, max(1 << 16, 16 * segment_size), (length, 4 * length), depths=5, samples=2)
 
+    def up_to(self, limit: int | None) -> "Scale":
+        """No text of more than `limit` tokens; None limits nothing."""
+        if limit is None:
+            return self
+        lengths = tuple(sorted({min(length, limit) for length in self.lengths}))
+        counts = {"tokens": min(self.tokens, limit), "text_tokens": min(self.text_tokens, limit)}
+        return self.replace(lengths=lengths, **counts)
+
     def replace(self, **changes: Any) -> "Scale":
         """With what is not None in `changes`."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
@@ -72,7 +82,8 @@ def report_on(
     """What a page shows of one model.
 
     Args:
-        model: an Infini model with a memory.
+        model: an Infini model with a memory, or a plain causal model: with its own cache, no memory, and no text longer
+            than it was made for.
         tokenizer: its tokenizer.
         haystack: the book that keys are hidden in.
         text: gives the text whose loss is taken, of so many tokens.
@@ -82,12 +93,15 @@ def report_on(
         progress: a context for each part that is measured, which gives what is told how much of how much is done.
 
     Returns:
-        name, facts, inspect (of `inspection.summarize`), recall (of `merge_cells`), tasks (those that were found),
-        perplexity (of `perplexity_figures.summarize`); `file` in the latter and in inspect, and `files` in each of
-        recall, where they were not measured now.
+        name, facts, limit (of a plain model: tokens of the longest text that was measured now, where that is less than
+        asked for; else None), inspect (of `inspection.summarize`), recall (of `merge_cells`), tasks (those that were
+        found), perplexity (of `perplexity_figures.summarize`); `file` in the latter and in inspect, and `files` in each
+        of recall, where they were not measured now.
     """
+    asked, scale = scale, scale if is_infini_model(model) else scale.up_to(trained_length(model))
     return {
         "name": name,
+        "limit": None if scale == asked else trained_length(model),
         "facts": facts(model),
         "inspect": found.inspect[0] if found.inspect else _inspect(model, tokenizer, haystack, scale, name, progress),
         "recall": merge_cells(found.passkey or list(_recall(model, tokenizer, haystack, scale, progress))),
@@ -98,18 +112,16 @@ def report_on(
 
 def facts(model: PreTrainedModel) -> Record:
     """What a model is, whatever it has learnt."""
-    config, settings, layers = model.config, model.config.infini_settings, memory_layers(model)
+    config = model.config.get_text_config(decoder=True)
     memory = [part for module in model.modules() if isinstance(module, InfiniMemory) for part in module.parameters()]
     return {
-        "family": config.model_type.removeprefix("infini_"),
+        "family": model.config.model_type.removeprefix("infini_"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "memory_parameters": sum(parameter.numel() for parameter in memory),
         "layers": config.num_hidden_layers,
-        "layers_with_memory": len(layers),
+        "layers_with_memory": len(memory_layers(model)),
         "vocabulary": config.vocab_size,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "rule": settings.rule,
-        "segment_size": settings.segment_size,
         **subject_of(model).about,
     }
 
@@ -123,8 +135,15 @@ def _inspect(
     progress: Progress,
 ) -> Record:
     reading = Reading(haystack, scale.tokens, scale.seed)
-    with progress("memory") as tell:
-        return inspect(model, tokenizer, reading, name=name, on_piece=lambda done: tell(done, scale.tokens))
+    infini = is_infini_model(model)
+    with progress("memory" if infini else "reading") as tell:
+
+        def on_piece(done: int) -> None:
+            tell(done, scale.tokens)
+
+        if infini:
+            return inspect(model, tokenizer, reading, name=name, on_piece=on_piece)
+        return read_plain(model, reading, name=name, on_piece=on_piece)
 
 
 def _recall(
@@ -134,17 +153,18 @@ def _recall(
     scale: Scale,
     progress: Progress,
 ) -> Iterator[Record]:
-    for memory, lengths in ((True, scale.lengths), (False, scale.lengths[:1])):
+    runs = ((True, scale.lengths), (False, scale.lengths[:1]))
+    for memory, lengths in runs if is_infini_model(model) else runs[:1]:
         task = PasskeyTask(tokenizer, haystack, lengths, scale.depths, scale.samples, scale.seed, memory)
-        with progress(f"recall, memory {'on' if memory else 'off'}") as tell:
+        with progress("recall" if memory else "recall, memory off") as tell:
             cells = run(task, subject_of(model), Journal(), on_sample=_first_two(tell))
         yield {"haystack": haystack.name, "memory": "on" if memory else "off", "needle": True, "cells": cells}
 
 
 def _losses(model: PreTrainedModel, text: Callable[[int], Text], scale: Scale, progress: Progress) -> Record:
-    texts = [text(scale.text_tokens)]
+    texts, modes = [text(scale.text_tokens)], MODES if is_infini_model(model) else MODES[:1]
     with progress("loss") as tell:
-        records = measure(model, texts, MODES, Journal(), on_piece=_first_two(tell))
+        records = measure(model, texts, modes, Journal(), on_piece=_first_two(tell))
     return summarize_losses(texts, records)
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 CARD = (4.6, 3.3)  # inches: fits a phone without its text becoming too small to read
-OVER_STREAM = (pictures.utilisation, pictures.share, pictures.retention, pictures.footprint)
+OF_MEMORIES = (pictures.utilisation, pictures.share, pictures.retention)
+OVER_STREAM = (*OF_MEMORIES, pictures.footprint)
 
 
 def card(draw: "Callable[[Axes], None]", *, height: float = CARD[1]) -> "Figure":
