@@ -109,6 +109,12 @@ class TestRoundTrip:
         save_adapter(twin, tmp_path / "a.safetensors", base_name="tiny", about=about)
         assert apply_adapter(base_model(), tmp_path / "a.safetensors").config.trained_length == length
 
+    @pytest.mark.parametrize(("noted", "length"), [(512, 512), ("long", 64), (True, 64)])
+    def test_what_a_run_noted_of_its_line_comes_first(self, twin, noted, length, tmp_path):
+        about = {"recipe": {"curriculum": [{"length": 64}]}, "trained_length": noted}
+        save_adapter(twin, tmp_path / "a.safetensors", base_name="tiny", about=about)
+        assert read_adapter_header(tmp_path / "a.safetensors").trained_length == length
+
     def test_the_same_content_gives_the_same_bytes(self, twin, adapter, tmp_path):
         content = adapter.read_bytes()
         for _ in range(5):

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from helpers import FLOAT32, assert_all_close, assert_close
 from infini_attention.errors import ConfigError, ModelError
 from infini_attention.models import load_model, read_adapter_header
+from infini_attention.models.adapter import save_adapter
 from infini_attention.models.loading import load_base
-from infini_attention.training.adapting import AdapterTrainer, adapted_model, started, trained
+from infini_attention.training.adapting import AdapterTrainer, adapted_model, longest_in_line, started, trained
 from infini_attention.training.batches import RecipeBatches
 from infini_attention.training.recipe import load_recipe
 from infini_attention.training.run import last_checkpoint, recipe_tokenizer, train, training_arguments
@@ -120,6 +121,35 @@ def test_it_goes_on_from_an_adapter(finished, place, tmp_path):
     after = trained(adapted_model(recipe, recipe_tokenizer(recipe)))
     assert after.keys() < before.keys()
     assert all(torch.equal(parameter, before[name]) for name, parameter in after.items())
+
+
+@pytest.mark.parametrize(("before", "longest"), [(512, 512), (320, 384)])
+def test_the_longest_samples_of_all_runs_in_its_line(place, tmp_path, before, longest):
+    """A run of short samples behind one of long ones, and then one more."""
+    header = read_adapter_header(saved_start(place, tmp_path / "a.safetensors", before))
+    assert header.trained_length == before
+    recipe = recipe_in(place, start=str(tmp_path / "a.safetensors"))
+    assert longest_in_line(recipe) == longest
+    assert longest_in_line(recipe_in(place)) == recipe.longest == 384
+
+
+@pytest.mark.slow
+def test_a_line_of_runs(place, tmp_path):
+    start = saved_start(place, tmp_path / "a.safetensors", 512)
+    for name in ("b", "c"):
+        path, run = tmp_path / f"{name}.safetensors", tmp_path / name
+        train(recipe_in(place, "curriculum=[{length=320, steps=1}]", start=str(start)), run, adapter=path)
+        assert load_model(place / "base", path).config.trained_length == 512
+        start.unlink()  # what a run notes hangs on no file of an earlier one
+        start = path
+
+
+def saved_start(place, path, length):
+    """An adapter as it was written before runs noted their longest samples: by its recipe alone."""
+    recipe = recipe_in(place, f"curriculum=[{{length={length}, steps=1}}]")
+    about = {"recipe": recipe.model_dump(mode="json")}
+    save_adapter(adapted_model(recipe, recipe_tokenizer(recipe)), path, base_name="base", about=about)
+    return path
 
 
 def test_a_lora_cannot_learn_on(place, tmp_path):

@@ -45,7 +45,13 @@ class AdapterHeader:
 
     @property
     def trained_length(self) -> int | None:
-        """Tokens of the longest samples that the memory learnt from; None where `about` has no recipe that says so."""
+        """Tokens of the longest samples that the memory learnt from, in all runs of its line; None if nobody noted it.
+
+        Files from before there was such a note have the recipe of their last run alone.
+        """
+        noted = self.about.get("trained_length")
+        if type(noted) is int:
+            return noted
         try:
             lengths = [stage["length"] for stage in self.about["recipe"]["curriculum"]]
         except (KeyError, TypeError):

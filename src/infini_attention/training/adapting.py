@@ -93,6 +93,12 @@ def started(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": {"infini": settings}})
 
 
+def longest_in_line(recipe: Recipe) -> int:
+    """Tokens of the longest samples, of this run and of all those behind the adapter that it starts from."""
+    before = None if recipe.start is None else read_adapter_header(recipe.start).trained_length
+    return max(recipe.longest, before or 0)
+
+
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that training changes, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

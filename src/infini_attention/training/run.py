@@ -15,7 +15,14 @@ from infini_attention.data.vocabulary import byte_tokenizer, train_tokenizer
 from infini_attention.environment import environment
 from infini_attention.errors import ConfigError
 from infini_attention.models import InfiniLlamaConfig, InfiniLlamaForCausalLM, load_tokenizer
-from infini_attention.training.adapting import AdapterTrainer, adapted_model, started, trained, write_adapter
+from infini_attention.training.adapting import (
+    AdapterTrainer,
+    adapted_model,
+    longest_in_line,
+    started,
+    trained,
+    write_adapter,
+)
 from infini_attention.training.batches import RecipeBatches, book_files
 from infini_attention.training.entries import Tokenizer
 from infini_attention.training.log import RunLog
@@ -51,6 +58,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | No
         ModelError: the base cannot be loaded, or the adapter cannot be written.
     """
     recipe = started(recipe)
+    longest = longest_in_line(recipe)  # read now: the adapter may be written over, or be gone, when the run ends
     arguments = training_arguments(recipe, out)  # joins the processes
     checkpoint = last_checkpoint(out)
     if checkpoint is not None and not resume:
@@ -92,6 +100,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | No
         return None
     result = {
         "recipe": recipe.model_dump(mode="json"),
+        "trained_length": longest,
         "steps": recipe.steps,
         "started_at_step": start,
         "seconds": round(time.perf_counter() - began, 1),
@@ -108,7 +117,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, adapter: Path | No
         result["adapter"] = str(path)
     else:
         model.config.use_cache = True  # the Trainer has no use for one; those who read have
-        model.config.trained_length = recipe.longest  # what recall at other lengths is seen beside
+        model.config.trained_length = longest  # what recall at other lengths is seen beside
         trainer.save_model(str(out / "model"))
         result["model"] = str(out / "model")
     (out / "result.json").write_text(json.dumps(result, indent=1))
