@@ -15,7 +15,7 @@ from chats import chat_model, chat_tokenizer
 from infini_attention.errors import ConfigError
 from infini_attention.evaluation.harness import InfiniLM, main
 from infini_attention.models.known import builtin_path
-from infini_attention.models.loading import load_base
+from infini_attention.models.loading import load_base, load_tokenizer
 from tiny import SEGMENT, base_model, book, byte_tokenizer, infini_model, save_model
 
 FAR = 10 * SEGMENT
@@ -220,11 +220,63 @@ def test_tasks_of_ruler_that_need_no_hub(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tasks_are_told_the_tokenizer(monkeypatch):
+    """What RULER's tasks load is the model's own, by whatever name the model goes; one that is named stays."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.tasks.ruler.common_utils import get_tokenizer, resolve_tokenizer_name
+
+    told, text = [], book(300)
+
+    def execute(cli, args):
+        told.append(resolve_tokenizer_name(EvaluatorConfig.from_cli(args).metadata))
+        if told[-1] != "mine":
+            assert get_tokenizer(told[-1])(text).input_ids == load_tokenizer("builtin")(text).input_ids
+
+    monkeypatch.setattr("lm_eval.__main__.HarnessCLI.execute", execute)
+    command = ["harness", "run", "--model", "infini", "--model_args", "model=builtin,dtype=float32", "--tasks", "x"]
+    for more in ([], ["--metadata", '{"max_seq_lengths": [4096], "tokenizer": "mine"}']):
+        monkeypatch.setattr("sys.argv", [*command, *more])
+        main()
+    assert told[1] == "mine"
+    assert not Path(told[0]).exists()  # nothing is left behind
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tasks_run_no_code_of_a_tokenizer(tmp_path, monkeypatch):
+    """They load tokenizers with leave to run what stands beside them; the one that they are told names nothing."""
+    from lm_eval.tasks.ruler.common_utils import get_tokenizer
+
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": [None, "own.Own"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit('it was run')")
+    read = []
+    monkeypatch.setattr(
+        "lm_eval.__main__.HarnessCLI.execute",
+        lambda cli, args: read.append(get_tokenizer(args.metadata["tokenizer"])("abc").input_ids),
+    )
+    monkeypatch.setattr("sys.argv", ["harness", "run", "--model", "infini", "-a", f"model={tmp_path}", "--tasks", "x"])
+    main()
+    assert read == [byte_tokenizer()("abc").input_ids]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["harness", "run", "--model", "infini", "-a", "model=nowhere", "--tasks", "x"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    err = capsys.readouterr().err
+    assert (stopped.value.code, err.startswith("infini: no model at 'nowhere'")) == (2, True), err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_mistake_is_one_line(monkeypatch, capsys):
-    def fail():
+    def fail(*args):
         raise ConfigError("a thing\nthat is wrong")
 
-    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fail)
+    monkeypatch.setattr("lm_eval.__main__.HarnessCLI.execute", fail)
+    monkeypatch.setattr("sys.argv", ["harness", "ls"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert (stopped.value.code, capsys.readouterr().err) == (2, "infini: a thing that is wrong\n")

@@ -6,7 +6,10 @@ That is the command line of lm-eval, with one more model, `infini`:
 """
 
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -220,13 +223,36 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
+@contextmanager
+def _tokenizer_for_tasks(args: Namespace) -> Iterator[None]:
+    """Tasks that make texts of a given length, such as RULER's, are told a folder with the model's tokenizer.
+
+    They load what `metadata` names, and know nothing of `builtin`, pulled models and GGUF files, so that what they are
+    told is a copy of its own, which is gone when they are done. A tokenizer that the user names stays.
+    """
+    metadata, source = getattr(args, "metadata", None) or {}, (getattr(args, "model_args", None) or {}).get("model")
+    if getattr(args, "model", None) != NAME or not source or "tokenizer" in metadata:
+        yield
+        return
+    with TemporaryDirectory(prefix="infini-tokenizer-") as folder:
+        tokenizer = load_tokenizer(str(source))
+        tokenizer.init_kwargs.pop("auto_map", None)  # names code, which these tasks would run, and we never do
+        tokenizer.save_pretrained(folder)
+        args.metadata = metadata | {"tokenizer": folder}
+        yield
+
+
 def main() -> None:
     """lm-eval's command line. A mistake that is ours to name is one line on stderr and exit code 2."""
     import lm_eval.models  # noqa: F401 (its own models, which it does not register once there is one)
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import HarnessCLI, setup_logging
 
+    setup_logging()
+    cli = HarnessCLI()
+    args = cli.parse_args()
     try:
-        cli_evaluate()
+        with _tokenizer_for_tasks(args):
+            cli.execute(args)
     except InfiniError as error:
         print(f"infini: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
