@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from infini_attention.errors import InputError
 
 BLOCK_BYTES = 1 << 16
+_REMEDY = "name its encoding with --encoding, for instance --encoding latin-1"
 
 
 @runtime_checkable
@@ -70,8 +71,18 @@ def blocks_of(source: str | Iterable[str] | Path | Readable) -> Iterator[str]:
             yield block
 
 
-def read_blocks(file: Readable, encoding: str = "utf-8", *, name: str = "standard input") -> Iterator[str]:
-    """Decodes a stream block by block. Raises `InputError` where it is empty, binary, or not in `encoding`."""
+def read_blocks(
+    file: Readable, encoding: str = "utf-8", *, name: str = "standard input", remedy: str = _REMEDY
+) -> Iterator[str]:
+    """Decodes a stream block by block.
+
+    Args:
+        name: of the stream, for errors.
+        remedy: what whoever gave the stream can do if its encoding is another one.
+
+    Raises:
+        InputError: where it is empty, binary, or not in `encoding`.
+    """
     _check_encoding(encoding)
     decoder = codecs.getincrementaldecoder(encoding)()
     position = 0
@@ -85,10 +96,7 @@ def read_blocks(file: Readable, encoding: str = "utf-8", *, name: str = "standar
             if isinstance(error, UnicodeDecodeError):  # its object begins with what the block before left over
                 offset = position + len(block) - len(error.object) + error.start
                 reason = f"byte {error.object[error.start]:#04x} at offset {offset}"
-            raise InputError(
-                f"{name}: not {encoding} text ({reason}); name its encoding with --encoding, for instance "
-                "--encoding latin-1"
-            ) from error
+            raise InputError(f"{name}: not {encoding} text ({reason}); {remedy}") from error
         if "\0" in text:
             raise InputError(f"{name}: a binary file (a NUL character near offset {position}); expected text")
         position += len(block)

@@ -20,6 +20,7 @@ from infini_attention.sessions import ReadStats, Session
 router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS)
 _LAST = b"data: [DONE]\n\n"
 _PROGRESS_SECONDS = 0.25
+_REMEDY = "send its encoding in the form field encoding, for instance latin-1, or save the file as UTF-8"
 PromptOf = Callable[[Session, str], Awaitable[Prompt]]
 
 
@@ -42,7 +43,7 @@ async def read_file(
     stream: Annotated[bool, Form()] = False,
 ) -> Any:
     """Read a text file of any length to its end. A client that goes away meanwhile leaves the session as it was."""
-    blocks = read_blocks(file.file, encoding, name=(file.filename or "the file")[:100])
+    blocks = read_blocks(file.file, encoding, name=(file.filename or "the file")[:100], remedy=_REMEDY)
     return await _read(id, blocks, scored, stream, request, service, owner)
 
 
