@@ -5,6 +5,10 @@ import time
 import pytest
 
 from chats import whole_ids
+from infini_attention.errors import InputError
+from infini_attention.server import engine
+from infini_attention.server.settings import Limits
+from infini_attention.server.writing import Writer
 from infini_attention.sessions import Batch, Session
 from server_helpers import events_of
 
@@ -35,6 +39,73 @@ class TestCompletions:
     def test_one_prompt_in_other_shapes(self, client, prompt):
         body = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
         assert client.post("/v1/completions", json=body).json()["usage"]["prompt_tokens"] == 2
+
+    @pytest.mark.parametrize("prompts", [["Hi", "It was", "Hi"], [[72, 105], [73], [72, 105]]])
+    def test_several_prompts_are_each_as_if_alone(self, client, prompts):
+        options = {"model": "tiny", "temperature": 2, "seed": 5, "max_tokens": 6}
+        alone = [client.post("/v1/completions", json=options | {"prompt": prompt}).json() for prompt in prompts]
+        answer = client.post("/v1/completions", json=options | {"prompt": prompts, "n": 2}).json()
+        assert [choice["index"] for choice in answer["choices"]] == list(range(6))
+        texts = [choice["text"] for choice in answer["choices"]]
+        assert texts[::2] == [one["choices"][0]["text"] for one in alone]
+        assert texts[1] == texts[5] != texts[0]  # a copy has a seed of its own
+        assert answer["usage"]["prompt_tokens"] == sum(one["usage"]["prompt_tokens"] for one in alone)
+        assert answer["usage"]["completion_tokens"] == 2 * sum(one["usage"]["completion_tokens"] for one in alone)
+        assert answer["infini"] == {name: 2 * sum(one["infini"][name] for one in alone) for name in alone[0]["infini"]}
+
+    def test_a_prompt_is_read_once_for_all_its_copies(self, client, monkeypatch):
+        read, together, read_tokens = [], engine.read_together, Session.read_tokens
+
+        def counted(sessions, token_ids):  # one alone is read by itself
+            read.extend(len(ids) for ids in token_ids if len(sessions) > 1)
+            together(sessions, token_ids)
+
+        monkeypatch.setattr(engine, "read_together", counted)
+        monkeypatch.setattr(Session, "read_tokens", lambda self, ids: read.append(len(ids)) or read_tokens(self, ids))
+        body = {"model": "tiny", "prompt": "Never said before", "n": 4, "max_tokens": 3}
+        answer = client.post("/v1/completions", json=body).json()
+        assert sum(read) == answer["usage"]["prompt_tokens"] == 17
+        assert (answer["usage"]["completion_tokens"], len(answer["choices"])) == (12, 4)
+
+    @pytest.mark.parametrize(
+        ("changes", "status", "said"),
+        [
+            ({"prompt": []}, 400, "is empty"),
+            ({"prompt": [[72], []]}, 400, "is empty"),
+            ({"prompt": ["Hi", ""]}, 400, "is empty"),
+            ({"prompt": [[72], [9999]]}, 400, "token 9999 is none"),
+            ({"prompt": ["x" * 70_000] * 2}, 413, "the prompts have 140,000 tokens"),
+            ({"prompt": ["Hi"] * 4, "n": 100}, 400, "at most 320 replies"),
+            ({"prompt": "Hi", "n": 0}, 422, "n: "),
+            ({"prompt": ["Hi", 72]}, 422, "prompt"),
+            ({"prompt": ["Hi", [72]]}, 422, "prompt"),
+        ],
+    )
+    def test_prompts_that_are_refused(self, client, changes, status, said):
+        answer = client.post("/v1/completions", json={"model": "tiny", "max_tokens": 1} | changes)
+        assert (answer.status_code, said in answer.json()["error"]["message"]) == (status, True), answer.text
+
+    def test_each_reply_takes_a_place_of_its_key(self, serving, tmp_path):
+        with serving(tmp_path, limits=Limits(key_requests=3)) as client:
+            body = {"model": "tiny", "prompt": ["Hi", "So"], "max_tokens": 1}
+            assert client.post("/v1/completions", json=body).status_code == 200
+            refused = client.post("/v1/completions", json=body | {"n": 2})
+            assert (refused.status_code, "at most 3 replies" in refused.json()["error"]["message"]) == (400, True)
+            assert client.post("/v1/completions", json=body).status_code == 200
+
+    def test_where_one_reply_fails_the_others_end(self, client, monkeypatch):
+        choose = Writer.choose
+
+        def failing(writer, logits, likeliest=None):
+            if writer.sampling.seed == 6 and writer.token_ids:
+                raise InputError("this one fails")
+            choose(writer, logits, likeliest)
+
+        monkeypatch.setattr(Writer, "choose", failing)
+        body = {"model": "tiny", "prompt": "Hi", "n": 3, "seed": 5, "max_tokens": 4000}
+        answer = client.post("/v1/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "this one fails")
+        assert client.app.state.service.engine._requests.total() == 0
 
     def test_a_seed_gives_the_same_again(self, client):
         body = {"model": "tiny", "prompt": "Hi", "temperature": 2, "top_p": 0.9, "max_tokens": 20}

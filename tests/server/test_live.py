@@ -56,6 +56,28 @@ class TestOpenAIClient:
         stream = client.completions.create(model="tiny", prompt="It was", max_tokens=9, temperature=0, stream=True)
         assert "".join(chunk.choices[0].text for chunk in stream) == done.choices[0].text
 
+    def test_several_prompts(self, client):
+        options = {"model": "tiny", "max_tokens": 9, "temperature": 1, "seed": 3}
+        prompts = ["It was", "Who", "So it is"]
+        alone = [client.completions.create(prompt=prompt, **options) for prompt in prompts]
+        done = client.completions.create(prompt=prompts, n=2, **options)
+        assert [choice.index for choice in done.choices] == list(range(6))
+        assert [choice.text for choice in done.choices[::2]] == [one.choices[0].text for one in alone]
+        assert done.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+        assert (done.usage.completion_tokens, done.infini["dropped"]) == (54, 0)
+        stream = client.completions.create(
+            prompt=prompts, n=2, stream=True, stream_options={"include_usage": True}, **options
+        )
+        *chunks, last = stream
+        texts, ended = [""] * 6, []
+        for chunk in chunks:
+            (choice,) = chunk.choices
+            texts[choice.index] += choice.text
+            ended += [choice.index] if choice.finish_reason == "length" else []
+        assert texts == [choice.text for choice in done.choices]
+        assert sorted(ended) == list(range(6))
+        assert (last.choices, last.usage.completion_tokens) == ([], 54)
+
     def test_responses(self, client, endless):
         ref = Session(*endless)
         options = {"model": "tiny", "max_output_tokens": 9, "temperature": 0}
@@ -127,6 +149,18 @@ def test_a_client_that_goes_away_ends_its_work(live, stream):
     time.sleep(0.1)
     assert metric(service, "step_seconds_count") - steps <= 1
     assert metric(service, "disconnects_total") == before + 1
+
+
+def test_a_client_of_several_replies_goes_away(live):
+    url, service = live
+    body = {"model": "tiny", "prompt": ["Hi", "So"], "n": 3, "max_tokens": 4096, "stream": True}
+    with httpx2.stream("POST", f"{url}/v1/completions", json=body, headers=bearer(KEYS[0]), timeout=10) as answer:
+        next(answer.iter_bytes())
+        assert metric(service, "requests_at_work") == 6
+    until(lambda: metric(service, "requests_at_work") == 0)
+    steps = metric(service, "step_seconds_count")
+    time.sleep(0.1)
+    assert metric(service, "step_seconds_count") - steps <= 1
 
 
 def test_a_reader_that_goes_away_leaves_the_session_as_it_was(live):

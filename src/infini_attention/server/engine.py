@@ -100,26 +100,34 @@ class Engine:
         self.draining = True
 
     @asynccontextmanager
-    async def place(self, owner: str) -> AsyncIterator[None]:
-        """A place for one request, held from before anything is done for it. Raises `ApiError` where there is none."""
+    async def place(self, owner: str, count: int = 1) -> AsyncIterator[None]:
+        """A place for a request, held from before anything is done for it; one that wants many replies takes as many.
+
+        Raises `ApiError` where there is no room for all of them.
+        """
         total, limits = self._requests.total(), self.limits
+        most = min(limits.batch + limits.queue, limits.key_requests or limits.batch + limits.queue)
+        if count > most:
+            message = f"one request may ask for at most {most} replies here; got {count}: send several requests"
+            raise ApiError(400, message, "invalid_value")
         if self.draining:
             raise busy("the server is about to stop; try again when it is back")
-        if total >= limits.batch + limits.queue:
+        if total + count > limits.batch + limits.queue:
             raise busy(f"{total} requests are in work or wait already; try again a little later")
-        if limits.key_requests is not None and self._requests[owner] >= limits.key_requests:
+        if limits.key_requests is not None and self._requests[owner] + count > limits.key_requests:
             raise ApiError(
                 429,
-                f"this key has {limits.key_requests} requests in work already; wait for one of them to end",
+                f"this key has {self._requests[owner]} requests in work already, of {limits.key_requests} that it may "
+                "have; wait for one of them to end",
                 "rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
-        self._requests[owner] += 1
+        self._requests[owner] += count
         self.metrics.requests_at_work.set(self._requests.total())
         try:
             yield
         finally:
-            self._requests[owner] -= 1
+            self._requests[owner] -= count
             self._requests += Counter()  # without owners who have none
             self.metrics.requests_at_work.set(self._requests.total())
 

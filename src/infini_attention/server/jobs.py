@@ -81,15 +81,10 @@ def read_text(
     return True
 
 
-def complete(
-    begin: Callable[[Snapshot | None], Session],
-    prompt: Prompt,
-    writer: Writer,
-    prefixes: Prefixes,
-    owner: str,
-    piece: int,
-) -> Steps[Outcome]:
-    """Goes on from a prompt, beginning at the longest part of it that is known.
+def read_prompt(
+    begin: Callable[[Snapshot | None], Session], prompt: Prompt, prefixes: Prefixes, owner: str, piece: int
+) -> Steps[tuple[Session, int]]:
+    """A session that has read a prompt, beginning at the longest part of it that is known; how many tokens that were.
 
     Args:
         begin: gives a session that stands at a snapshot.
@@ -100,9 +95,28 @@ def complete(
     for border in sorted({border for border in prompt.borders if cached < border < len(token_ids)} | {len(token_ids)}):
         yield from read_tokens(session, token_ids[session.stats.tokens_read : border], piece)
         prefixes.add(owner, session.snapshot())
+    return session, cached
+
+
+def reply(session: Session, cached: int, writer: Writer, prefixes: Prefixes, owner: str) -> Steps[Outcome]:
+    """Goes on from a prompt that was read."""
+    prompt = session.stats.tokens_read
     yield Write(session, writer)
     prefixes.add(owner, session.snapshot())
-    return _outcome(session, writer, len(token_ids), cached, pending=1)
+    return _outcome(session, writer, prompt, cached, pending=1)
+
+
+def complete(
+    begin: Callable[[Snapshot | None], Session],
+    prompt: Prompt,
+    writer: Writer,
+    prefixes: Prefixes,
+    owner: str,
+    piece: int,
+) -> Steps[Outcome]:
+    """Reads a prompt and goes on from it."""
+    session, cached = yield from read_prompt(begin, prompt, prefixes, owner, piece)
+    return (yield from reply(session, cached, writer, prefixes, owner))
 
 
 def ask(session: Session, token_ids: Sequence[int], writer: Writer, piece: int) -> Steps[Outcome]:

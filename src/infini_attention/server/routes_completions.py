@@ -1,17 +1,19 @@
 """/v1/completions and /v1/chat/completions: each request brings its whole prompt; of that, prefixes are kept."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from infini_attention.server import jobs
+from infini_attention.server.engine import Steps
 from infini_attention.server.errors import ApiError
 from infini_attention.server.jobs import Outcome
 from infini_attention.server.service import Owner, Service, ServiceOf
 from infini_attention.server.shelf import new_name
-from infini_attention.server.streams import Done, Emit, Work, frame, streamed, while_there
+from infini_attention.server.streams import Done, Emit, Work, all_of, frame, streamed, while_there
 from infini_attention.server.texts import Prompt
 from infini_attention.server.wire import DEFAULT_NEW_TOKENS, ERRORS, EVENTS, Account, OpenAIRequest, Usage
 from infini_attention.server.wire_completions import (
@@ -33,41 +35,46 @@ _LAST = b"data: [DONE]\n\n"
 
 @router.post("/completions", response_model=Completion, responses=EVENTS)
 async def completions(body: CompletionRequest, request: Request, service: ServiceOf, owner: Owner) -> Any:
-    """Go on from a text."""
+    """Go on from a text, or from each of several."""
     _check(service, body)
     new_tokens = service.check_new_tokens(body.max_tokens, 16, "max_tokens")
+    n = body.n or 1
 
-    async def prompt() -> Prompt:
-        if isinstance(body.prompt, str):
-            return await service.texts.of_text(service.new_session(), body.prompt)
-        if isinstance(body.prompt[0] if body.prompt else 0, str):
-            return await service.texts.of_text(service.new_session(), str(body.prompt[0]))
-        return await service.texts.of_tokens([int(token) for token in body.prompt])
+    async def work(emit: Emit) -> list[Outcome]:
+        def numbered(index: int) -> Emit:
+            return lambda event: emit((index, event))
 
-    async def work(emit: Emit) -> Outcome:
-        async with service.engine.place(owner):
-            return await _complete(service, owner, body, await prompt(), new_tokens, emit)
+        async with service.engine.place(owner, len(body.prompts) * n):
+            prompts = enumerate(await service.texts.of_several(service.new_session(), body.prompts))
+            works = [
+                _complete(service, owner, body, prompt, new_tokens, [numbered(i * n + copy) for copy in range(n)])
+                for i, prompt in prompts
+            ]
+            return [outcome for outcomes in await all_of(works) for outcome in outcomes]
 
     about = _about(service, "cmpl")
 
-    def chunk(text: str, finish: str | None = None, **more: Any) -> bytes:
-        choices = [TextChoice(text=text, finish_reason=finish)]
+    def chunk(index: int, text: str, finish: str | None = None, **more: Any) -> bytes:
+        choices = [TextChoice(index=index, text=text, finish_reason=finish)]
         return frame(Completion(**about, choices=choices, **more).model_dump(exclude_none=False))
 
-    def frames(event: str | Done) -> Iterator[bytes]:
-        if isinstance(event, str):
-            yield chunk(event)
+    def frames(event: tuple[int, str | Outcome] | Done) -> Iterator[bytes]:
+        if isinstance(event, Done):
+            if body.include_usage:
+                yield frame(Completion(**about, choices=[], usage=Usage.of(*event.result)).model_dump())
+            yield _LAST
             return
-        yield chunk("", event.result.finish, infini=Account(**event.result.account))
-        if body.include_usage:
-            yield frame(Completion(**about, choices=[], usage=Usage.of(event.result)).model_dump())
-        yield _LAST
+        index, said = event
+        if isinstance(said, str):
+            yield chunk(index, said)
+        else:
+            yield chunk(index, "", said.finish, infini=Account.of(said))
 
     if body.stream:
         return await _streamed(request, service, work, frames)
-    outcome = await while_there(request, work(_ignore), service.metrics)
-    choices = [TextChoice(text=outcome.text, finish_reason=outcome.finish)]
-    return Completion(**about, choices=choices, usage=Usage.of(outcome), infini=Account(**outcome.account))
+    outcomes = await while_there(request, work(_ignore), service.metrics)
+    choices = [TextChoice(index=i, text=each.text, finish_reason=each.finish) for i, each in enumerate(outcomes)]
+    return Completion(**about, choices=choices, usage=Usage.of(*outcomes), infini=Account.of(*outcomes))
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=EVENTS)
@@ -84,7 +91,8 @@ async def chat_completions(body: ChatRequest, request: Request, service: Service
     async def work(emit: Emit) -> Outcome:
         async with service.engine.place(owner):
             prompt = await service.texts.of_messages([message.plain for message in body.messages])
-            return await _complete(service, owner, body, prompt, new_tokens, emit)
+            (outcome,) = await _complete(service, owner, body, prompt, new_tokens, [emit])
+            return outcome
 
     about, begun = _about(service, "chatcmpl"), False
 
@@ -92,24 +100,25 @@ async def chat_completions(body: ChatRequest, request: Request, service: Service
         choices = [ChunkChoice(delta=delta, finish_reason=finish)]
         return frame(ChatChunk(**about, choices=choices, **more).model_dump(exclude_none=True))
 
-    def frames(event: str | Done) -> Iterator[bytes]:
+    def frames(event: str | Outcome | Done) -> Iterator[bytes]:
         nonlocal begun
         if not begun:
             yield chunk(Delta(role="assistant", content=""))
         begun = True
         if isinstance(event, str):
             yield chunk(Delta(content=event))
-            return
-        yield chunk(Delta(), event.result.finish, infini=Account(**event.result.account))
-        if body.include_usage:
-            yield frame(ChatChunk(**about, choices=[], usage=Usage.of(event.result)).model_dump(exclude_none=True))
-        yield _LAST
+        elif isinstance(event, Outcome):
+            yield chunk(Delta(), event.finish, infini=Account.of(event))
+        else:
+            if body.include_usage:
+                yield frame(ChatChunk(**about, choices=[], usage=Usage.of(event.result)).model_dump(exclude_none=True))
+            yield _LAST
 
     if body.stream:
         return await _streamed(request, service, work, frames)
     outcome = await while_there(request, work(_ignore), service.metrics)
     choices = [ChatChoice(message=Reply(content=outcome.text), finish_reason=outcome.finish)]
-    return ChatCompletion(**about, choices=choices, usage=Usage.of(outcome), infini=Account(**outcome.account))
+    return ChatCompletion(**about, choices=choices, usage=Usage.of(outcome), infini=Account.of(outcome))
 
 
 def _check(service: Service, body: OpenAIRequest) -> None:
@@ -120,15 +129,30 @@ def _check(service: Service, body: OpenAIRequest) -> None:
 
 
 async def _complete(
-    service: Service, owner: str, body: OpenAIRequest, prompt: Prompt, new_tokens: int, emit: Emit
-) -> Outcome:
-    sampling = body.sampling(new_tokens, temperature=1.0, stop=body.stops, seed=body.seed)
-    writer = service.writer(sampling, prompt, emit)
-    piece = service.settings.limits.piece_tokens
-    steps = jobs.complete(service.session_at, prompt, writer, service.prefixes, owner, piece)
-    outcome = await service.engine.run(steps)
-    service.count(outcome)
-    return outcome
+    service: Service, owner: str, body: OpenAIRequest, prompt: Prompt, new_tokens: int, emits: Sequence[Emit]
+) -> list[Outcome]:
+    """A reply for each of `emits`, told piece by piece and then whole. The prompt is read once, and counts once."""
+    engine, piece = service.engine, service.settings.limits.piece_tokens
+    known = service.prefixes, owner
+    writers = []
+    for copy, emit in enumerate(emits):  # of which none may be as the one before
+        seed = None if body.seed is None else body.seed + copy
+        sampling = body.sampling(new_tokens, temperature=1.0, stop=body.stops, seed=seed)
+        writers.append(service.writer(sampling, prompt, emit))
+
+    async def reply(copy: int, steps: Steps[Outcome]) -> Outcome:
+        outcome = await engine.run(steps)
+        if copy:
+            outcome = replace(outcome, prompt_tokens=0, cached_tokens=0)
+        service.count(outcome)
+        emits[copy](outcome)
+        return outcome
+
+    if len(writers) == 1:
+        return [await reply(0, jobs.complete(service.session_at, prompt, writers[0], *known, piece))]
+    session, cached = await engine.run(jobs.read_prompt(service.session_at, prompt, *known, piece))
+    works = (jobs.reply(session.fork(), cached, writer, *known) for writer in writers)
+    return await all_of([reply(copy, steps) for copy, steps in enumerate(works)])
 
 
 async def _streamed(request: Request, service: Service, work: Work, frames: Any) -> Any:

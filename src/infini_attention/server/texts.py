@@ -87,6 +87,15 @@ class Texts:
         """As they are."""
         return Prompt(await self._checked(lambda: token_ids), self._ends)
 
+    async def of_several(self, session: Session, texts: Sequence[str | list[int]]) -> list[Prompt]:
+        """Of texts, or tokens, that nothing stands before; together they may have no more tokens than one."""
+        prompts = list[Prompt]()
+        for text in texts:
+            one = self.of_text(session, text) if isinstance(text, str) else self.of_tokens(text)
+            prompts.append(await one)
+            self._check_number(sum(len(prompt.token_ids) for prompt in prompts), "the prompts have")
+        return prompts
+
     async def of_messages(self, messages: Messages) -> Prompt:
         """Of a whole conversation, as the chat template puts it, up to where the next reply begins."""
 
@@ -152,17 +161,20 @@ class Texts:
     def _check_length(self, ids: list[int]) -> None:
         if not ids:
             raise InputError("the prompt is empty; give at least one character")
-        if len(ids) > self.most:
-            raise ApiError(
-                413,
-                f"the prompt has {len(ids):,} tokens, this server takes at most {self.most:,} at a time; read longer "
-                "texts into a session",
-                "context_length_exceeded",
-            )
+        self._check_number(len(ids), "the prompt has")
         vocab_size = self.model.config.vocab_size
         strange = min(ids) if min(ids) < 0 else max(ids)
         if not 0 <= strange < vocab_size:
             raise InputError(f"token {strange} is none of the model's; expected 0 to {vocab_size - 1}")
+
+    def _check_number(self, tokens: int, who: str) -> None:
+        if tokens > self.most:
+            raise ApiError(
+                413,
+                f"{who} {tokens:,} tokens, this server takes at most {self.most:,} at a time; read longer "
+                "texts into a session",
+                "context_length_exceeded",
+            )
 
     async def _run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)

@@ -98,7 +98,6 @@ class OpenAIRequest(SeededChances):
     model: Text
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: One | None = Field(None, description="One reply for each request.")
     frequency_penalty: Zero | None = Field(None, description="Not supported.")
     presence_penalty: Zero | None = Field(None, description="Not supported.")
     user: Text | None = Field(None, description="Accepted, and of no effect.")
@@ -118,6 +117,11 @@ class Account(Answer):
     dropped: int = Field(description="Lost: none, ever.")
     state_bytes: int = Field(description="Of the whole state, the same after any number of tokens.")
 
+    @classmethod
+    def of(cls, *outcomes: Outcome) -> "Account":
+        """Of all their streams."""
+        return cls(**{name: sum(outcome.account[name] for outcome in outcomes) for name in cls.model_fields})
+
 
 class PromptDetails(Answer):
     cached_tokens: int = Field(description="Of the prompt, what did not have to be read again.")
@@ -130,12 +134,15 @@ class Usage(Answer):
     prompt_tokens_details: PromptDetails
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Usage":
+    def of(cls, *outcomes: Outcome) -> "Usage":
+        """Of all of them."""
+        prompt = sum(outcome.prompt_tokens for outcome in outcomes)
+        written = sum(outcome.written_tokens for outcome in outcomes)
         return cls(
-            prompt_tokens=outcome.prompt_tokens,
-            completion_tokens=outcome.written_tokens,
-            total_tokens=outcome.prompt_tokens + outcome.written_tokens,
-            prompt_tokens_details=PromptDetails(cached_tokens=outcome.cached_tokens),
+            prompt_tokens=prompt,
+            completion_tokens=written,
+            total_tokens=prompt + written,
+            prompt_tokens_details=PromptDetails(cached_tokens=sum(outcome.cached_tokens for outcome in outcomes)),
         )
 
 

@@ -17,16 +17,25 @@ from infini_attention.server.wire import (
     Wire,
 )
 
+Tokens = list[Annotated[int, WHOLE]]
+
 
 class CompletionRequest(OpenAIRequest):
-    prompt: Text | list[Annotated[int, WHOLE]] | Annotated[list[Text], Field(min_length=1, max_length=1)] = Field(
-        description="One text, or the tokens of one."
+    prompt: Text | Tokens | Annotated[list[Text] | list[Tokens], Field(min_length=1)] = Field(
+        description="A text, or the tokens of one; or several."
     )
+    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = Field(None, description="Replies to each prompt.")
     max_tokens: NewTokens | None = Field(None, description="16 unless it is said.")
     echo: Literal[False] | None = Field(None, description="Not supported.")
     best_of: One | None = Field(None, description="Not supported.")
     logprobs: None = Field(None, description="Not supported.")
     suffix: None = Field(None, description="Not supported: what was written is not taken back.")
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One of each."""
+        prompt: Any = self.prompt
+        return prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
 
 
 class TextPart(Wire):
@@ -62,6 +71,7 @@ class ChatRequest(OpenAIRequest, Harmless):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: NewTokens | None = Field(None, description="An older name of max_completion_tokens.")
     max_completion_tokens: NewTokens | None = Field(None, description="512 unless it is said.")
+    n: One | None = Field(None, description="One reply for each request.")
     logprobs: Literal[False] | None = Field(None, description="Not supported.")
     response_format: TextFormat | None = Field(None, description="Text alone.")
     store: Literal[False] | None = Field(None, description="Not supported; /v1/responses keeps replies.")
@@ -70,7 +80,7 @@ class ChatRequest(OpenAIRequest, Harmless):
 
 
 class TextChoice(Answer):
-    index: int = 0
+    index: int = Field(description="Of a prompt's number times `n`, and on.")
     text: str
     logprobs: None = None
     finish_reason: str | None
