@@ -88,6 +88,15 @@ class TestOpenAIClient:
         assert second.output_text == ref.chat("So?", max_new_tokens=9).text
         assert second.usage.input_tokens_details.cached_tokens == before
         assert client.responses.retrieve(second.id).output_text == second.output_text
+        with pytest.raises(openai.NotFoundError, match=r"the input of response .* is not kept"):
+            client.responses.input_items.list(second.id, limit=5)
+        with pytest.raises(openai.BadRequestError, match="only responses in the background"):
+            client.responses.cancel(second.id)
+        with pytest.raises(openai.UnprocessableEntityError, match="stream"):
+            client.responses.retrieve(second.id, stream=True)
+        for call in (client.responses.input_items.list, client.responses.cancel, client.responses.delete):
+            with pytest.raises(openai.NotFoundError, match="there is no response"):
+                call("resp_none")
         with client.responses.stream(input="So?", previous_response_id=first.id, **options) as stream:
             events = list(stream)
         kinds = [event.type for event in events]

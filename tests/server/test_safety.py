@@ -53,6 +53,8 @@ class TestKeys:
             ("post", f"/v1/sessions/{id}/fork", {}),
             ("post", f"/v1/sessions/{id}/text", {"text": "More."}),
             ("get", f"/v1/responses/{response_id}", None),
+            ("get", f"/v1/responses/{response_id}/input_items", None),
+            ("post", f"/v1/responses/{response_id}/cancel", None),
             ("delete", f"/v1/responses/{response_id}", None),
             ("post", "/v1/responses", goes_on),
         ]

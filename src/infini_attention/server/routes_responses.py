@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from infini_attention.server import jobs
 from infini_attention.server.errors import ApiError
@@ -15,6 +15,7 @@ from infini_attention.server.streams import Done, Emit, frame, streamed, while_t
 from infini_attention.server.texts import Prompt
 from infini_attention.server.wire import DEFAULT_NEW_TOKENS, ERRORS, EVENTS, Account, Deleted
 from infini_attention.server.wire_responses import (
+    Fetch,
     IncompleteDetails,
     OutputMessage,
     OutputText,
@@ -70,9 +71,33 @@ async def respond(body: ResponseRequest, request: Request, service: ServiceOf, o
 
 
 @router.get("/{id}")
-async def response(id: Id, service: ServiceOf, owner: Owner) -> ResponseBody:
+async def response(id: Id, wanted: Annotated[Fetch, Query()], service: ServiceOf, owner: Owner) -> ResponseBody:
     """A response that was kept."""
     return ResponseBody(**await service.replies.body(owner, id))
+
+
+@router.get("/{id}/input_items", response_model=None, status_code=404)
+async def input_items(id: Id, service: ServiceOf, owner: Owner) -> None:
+    """What was said to it: not kept, which the error says. What was read is in the state of the response alone."""
+    await service.replies.body(owner, id)
+    raise ApiError(
+        404,
+        f"the input of response {id!r:.120} is not kept: the model has read it, and this server keeps the state behind "
+        "it and not its text; keep what you send where you will want it back",
+        "input_not_kept",
+    )
+
+
+@router.post("/{id}/cancel", response_model=None, status_code=400)
+async def cancel(id: Id, service: ServiceOf, owner: Owner) -> None:
+    """Nothing that has an id can be cancelled here, which the error says: there are no responses in the background."""
+    await service.replies.body(owner, id)
+    raise ApiError(
+        400,
+        f"response {id!r:.120} has ended: only responses in the background could be cancelled, and this server has "
+        "none; to end one that is being written, close its connection",
+        "not_cancellable",
+    )
 
 
 @router.delete("/{id}")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from infini_attention.server.jobs import Outcome
 from infini_attention.server.wire import Account, Answer, Chances, Harmless, NewTokens, Text, Wire
@@ -43,6 +43,16 @@ class ResponseRequest(Chances, Harmless):
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         return [message.plain for message in self.input]
+
+
+class Fetch(BaseModel):
+    """How a response is fetched. Everything in an address is text, so that values come as such."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include: Annotated[list[Any], Field(max_length=0)] = Field(default_factory=list, description="Not supported.")
+    stream: Literal["false"] | None = Field(None, description="Not supported: a response comes whole.")
+    include_obfuscation: Literal["true", "false"] | None = Field(None, description="Of streams, and of no effect.")
 
 
 class OutputText(Answer):
