@@ -1,7 +1,10 @@
 """/v1/sessions: what can be done with a stream that is kept by name."""
 
+import asyncio
+
 import pytest
 
+from infini_attention.errors import ConflictError
 from infini_attention.sessions import Session, read_header
 from server_helpers import events_of
 from tiny import SEGMENT, book
@@ -218,3 +221,31 @@ def test_another_process_has_changed_it(client, session, chatty):
     other.read("More.", scored=False)
     store.save(session, other)
     assert ask(client, session).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 305
+
+
+def test_another_session_of_the_same_name(client, chatty):
+    """The command line, or another server, may delete one and make another: same name, same revision."""
+    store, shelf = client.app.state.service.store, client.app.state.service.shelf
+    client.post(SESSIONS, json={"id": "twice"})
+    read(client, "twice", book(300))
+
+    def another(text):
+        store.delete("twice")
+        other = Session(*chatty)
+        other.read(text, scored=False)
+        assert store.save("twice", other).revision == 1
+        return other
+
+    other = another("Something else.")
+    reply = ask(client, "twice", max_new_tokens=5).json()["text"]
+    assert reply == other.ask("Who?", max_new_tokens=5).text
+
+    async def while_it_is_written():
+        async with shelf.writing("", "twice") as held:
+            await asyncio.to_thread(another, "Something else again.")
+            held.session.read("More.", scored=False)
+            with pytest.raises(ConflictError):
+                await held.save()
+
+    client.portal.call(while_it_is_written)
+    assert client.get(f"{SESSIONS}/twice").json()["infini"]["tokens_seen"] == len("Something else again.")

@@ -74,7 +74,7 @@ class ResponseShelf:
     def _save(self, owner: str, name: str, session: Session, body: dict[str, Any]) -> None:
         while True:
             try:
-                self.store.save(name, session, owner=_place(owner), expect=0)
+                self.store.save(name, session, owner=_place(owner), expect="")
                 break
             except QuotaError:
                 oldest = next(iter(self.records.names(owner, _KIND)), None)

@@ -24,24 +24,24 @@ class Held:
 
     Attributes:
         session: a fork of it; nothing is changed until `save`.
-        revision: that was loaded; 0 for one that has read nothing.
+        record: of what was loaded, see `StoredSession`; "" for one that has read nothing.
     """
 
     shelf: "Shelf"
     owner: str
     name: str
     session: Session
-    revision: int
+    record: str
 
     async def save(self) -> StoredSession:
         """Returns once the session is on the disk. Raises `ConflictError` where another process has changed it."""
         saved = await asyncio.to_thread(
-            self.shelf.store.save, self.name, self.session, owner=self.owner, expect=self.revision
+            self.shelf.store.save, self.name, self.session, owner=self.owner, expect=self.record
         )
-        if self.revision == 0:
+        if not self.record:
             await asyncio.to_thread(self.shelf.records.delete, self.owner, EMPTY, self.name)
-        self.revision = saved.revision
-        self.shelf.keep(self.owner, self.name, self.session.fork(), saved.revision)
+        self.record = saved.record
+        self.shelf.keep(self.owner, self.name, self.session.fork(), saved.record)
         return saved
 
 
@@ -66,7 +66,7 @@ class Shelf:
         self.store, self.records, self.room, self.metrics = store, records, room, metrics
         self.max_sessions, self.history = max_sessions, HistorySettings(max_bytes=room.history_bytes)
         self._begin = begin
-        self._live: OrderedDict[tuple[str, str], tuple[Session, int, int]] = OrderedDict()
+        self._live: OrderedDict[tuple[str, str], tuple[Session, str, int]] = OrderedDict()
         self._busy: set[tuple[str, str]] = set()
         self._naming = asyncio.Lock()  # so that no two requests take one name, or the last room that there is
 
@@ -108,13 +108,13 @@ class Shelf:
                 raise
             return self._begin(self.history), None
         live = self._live.get((owner, name))
-        if live is None or live[1] != entry.revision:  # another process may have changed it
+        if live is None or live[1] != entry.record:  # another process may have changed it
             blank = self._begin(self.history)
             with own_files():
                 session = await asyncio.to_thread(
                     self.store.load, name, blank.model, blank.tokenizer, owner=owner, history=self.history
                 )
-            self.keep(owner, name, session, entry.revision)
+            self.keep(owner, name, session, entry.record)
             return session.fork(), entry
         self._live.move_to_end((owner, name))
         return live[0].fork(), entry
@@ -129,7 +129,7 @@ class Shelf:
         self._busy.add((owner, name))
         try:
             session, entry = await self.get(owner, name)
-            yield Held(self, owner, name, session, entry.revision if entry else 0)
+            yield Held(self, owner, name, session, entry.record if entry else "")
         finally:
             self._busy.discard((owner, name))
 
@@ -139,7 +139,7 @@ class Shelf:
             self._forget(owner, name)
             # Also of one that has read something: a killed process may have left it.
             await asyncio.to_thread(self.records.delete, owner, EMPTY, name)
-            if held.revision:
+            if held.record:
                 await asyncio.to_thread(self.store.delete, name, owner=owner)
 
     async def fork(self, owner: str, name: str, copy: str | None) -> tuple[str, StoredSession | None]:
@@ -156,7 +156,7 @@ class Shelf:
                 return copy, None
             forked = await asyncio.to_thread(self.store.fork, name, copy, owner=owner)
             if forked.places == entry.places:  # another process may have changed it meanwhile
-                self.keep(owner, copy, session, forked.revision)
+                self.keep(owner, copy, session, forked.record)
         return copy, forked
 
     async def restore(self, owner: str, path: Path, name: str | None) -> str:
@@ -170,13 +170,13 @@ class Shelf:
             raise SnapshotError(str(error).replace(str(path), "the file")) from error
         async with self._naming:
             name = await self._free_name(owner, name)
-            await Held(self, owner, name, session, 0).save()
+            await Held(self, owner, name, session, "").save()
         return name
 
-    def keep(self, owner: str, name: str, session: Session, revision: int) -> None:
+    def keep(self, owner: str, name: str, session: Session, record: str) -> None:
         """At hand, as long as there is room."""
         key, nbytes = (owner, name), session.state_bytes + session.history_bytes
-        self._live[key] = (session, revision, nbytes)
+        self._live[key] = (session, record, nbytes)
         self._live.move_to_end(key)
         while len(self._live) > self.room.live_sessions or (self._live and self._nbytes > self.room.live_bytes):
             self._live.popitem(last=False)

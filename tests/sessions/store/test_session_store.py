@@ -245,12 +245,18 @@ class TestRefused:
             store.load("a", infini_model(seed=1), session.tokenizer)
 
     def test_a_revision_that_someone_else_has_replaced(self, session, store):
-        first = store.save("a", session, expect=0)
-        store.save("a", session, expect=first.revision)
-        for expect in (0, 1, 3):
-            with pytest.raises(ConflictError, match=f"is at revision 2, expected {expect}"):
+        first = store.save("a", session, expect="")
+        second = store.save("a", session, expect=first.record)
+        for expect in ("", first.record):
+            with pytest.raises(ConflictError, match="is at revision 2 now"):
                 store.save("a", session, expect=expect)
-        assert store.get("a").revision == 2
+        assert store.get("a") == second
+        store.delete("a")
+        with pytest.raises(ConflictError, match="is gone"):
+            store.save("a", session, expect=second.record)
+        store.save("a", session)  # another one, of the same name and revision as the first
+        with pytest.raises(ConflictError, match="is at revision 1 now"):
+            store.save("a", session, expect=first.record)
 
     def test_a_fork_replaces_nothing(self, session, store):
         store.save("a", session)

@@ -96,20 +96,22 @@ class StoredOutput:
         check_name(name)
         self.name, self.owner = name, owner_in(key_file)
         self.store = SessionStore(store_folder(store))
-        known = {entry.name: entry.revision for entry in self.store.sessions(owner=self.owner)}
-        self.revision = known.get(name, 0)
+        known = {entry.name: entry.record for entry in self.store.sessions(owner=self.owner)}
+        self.record = known.get(name, "")
 
     def open(self, options: ModelOptions) -> "Session":
-        if self.revision:
+        if self.record:
             return _load(options, self.store, self.name, self.owner)
         return open_session(options, None, rewinds=True)
 
     def save(self, session: "Session") -> str:
         """The name under which it is now: another one where somebody has changed the session meanwhile."""
         try:
-            return self.store.save(self.name, session, owner=self.owner, expect=self.revision).name
+            return self.store.save(self.name, session, owner=self.owner, expect=self.record).name
         except ConflictError:
-            return self.store.save(f"{self.name[:80]}-{secrets.token_hex(4)}", session, owner=self.owner, expect=0).name
+            return self.store.save(
+                f"{self.name[:80]}-{secrets.token_hex(4)}", session, owner=self.owner, expect=""
+            ).name
 
 
 def _load(options: ModelOptions, store: "SessionStore", name: str, owner: str) -> "Session":

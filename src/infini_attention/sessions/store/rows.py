@@ -60,6 +60,8 @@ class StoredSession:
         created, used: seconds since 1970.
         places: from the oldest to the newest, which is where the session stands.
         nbytes: of its blobs; forks share them.
+        record: the blob in which all this is written down once more, and by whose name one session that was saved
+            differs from all others, also from one of the same name and revision after it was deleted.
     """
 
     owner: str
@@ -69,7 +71,7 @@ class StoredSession:
     used: float
     places: tuple[StoredPlace, ...]
     nbytes: int = 0
-    record: str = ""  # the blob in which all this is written down once more
+    record: str = ""
 
     @property
     def place(self) -> StoredPlace:

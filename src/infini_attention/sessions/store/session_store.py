@@ -57,17 +57,17 @@ class SessionStore:
         """Closes the index; the next call opens it again."""
         self._database.close()
 
-    def save(self, name: str, session: Session, *, owner: str = "", expect: int | None = None) -> StoredSession:
+    def save(self, name: str, session: Session, *, owner: str = "", expect: str | None = None) -> StoredSession:
         """Writes a session with the places that it can go back to, or replaces the one of that name.
 
         What is there already, such as the states of a session that this one was forked from, is not written again.
 
         Args:
             name: 1 to 100 letters, digits, dots, dashes and underscores.
-            expect: the revision that is to be replaced, 0 for none; None replaces whatever is there.
+            expect: the `record` of the session that is to be replaced, "" for none; None replaces whatever is there.
 
         Raises:
-            ConflictError: another revision than that is there.
+            ConflictError: something else is there, be it of the same name and revision.
             QuotaError: more than the owner may have.
             StoreError: nothing was read yet, or a name that cannot be.
         """
@@ -89,9 +89,10 @@ class SessionStore:
         with self._depot.holding(owner, contents) as writer, self._database.writing() as db:
             self._depot.check_held(db, writer, contents)
             row, now = rows.session_row(db, owner, name), time.time()
-            revision, created = (row["revision"], row["created"]) if row else (0, now)
-            if expect is not None and expect != revision:
-                raise ConflictError(f"session {name!r} is at revision {revision}, expected {expect}: load it again")
+            revision, created, record = (row["revision"], row["created"], row["record"]) if row else (0, now, "")
+            if expect is not None and expect != record:
+                there = f"is at revision {revision} now" if row else "is gone"
+                raise ConflictError(f"session {name!r} was changed meanwhile and {there}: load it again")
             entry = StoredSession(owner, name, revision + 1, created, now, tuple(places))
             entry, gone = self._enter(db, entry, used)
         self._depot.clean_up(gone)
@@ -117,7 +118,7 @@ class SessionStore:
             try:
                 session = reopen(self._depot, owner, entry.places, model, tokenizer, history)
             except FileNotFoundError as error:
-                if self.get(name, owner=owner).revision == entry.revision:
+                if self.get(name, owner=owner).record == entry.record:
                     raise _missing(name, error) from error
                 continue  # it was replaced while it was read
             with suppress(StoreError), self._database.writing() as db:  # on a full disk it can still be used
@@ -199,7 +200,7 @@ class SessionStore:
         used = [(place.manifest, *self._depot.manifest(owner, place).parts) for place in places]
         with self._database.writing() as db:
             found = _only(db, owner, name)
-            if found.revision != entry.revision:
+            if found.record != entry.record:
                 raise ConflictError(f"session {name!r} was changed meanwhile: look at it again")
             back = replace(found, revision=found.revision + 1, used=time.time(), places=places)
             back, gone = self._enter(db, back, used)
