@@ -33,6 +33,32 @@ class TestKeys:
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json()["error"]["code"] == "invalid_api_key"
 
+    def test_nothing_is_read_of_a_body_without_a_key(self, locked):
+        operations = [
+            (path, method.upper(), operation["requestBody"]["content"])
+            for path, methods in locked.get("/openapi.json").json()["paths"].items()
+            for method, operation in methods.items()
+            if "requestBody" in operation
+        ]
+        assert len(operations) > 10
+
+        async def call(path, method, kind):
+            async def receive():
+                raise AssertionError(f"{path}: something was read")
+
+            async def send(message):
+                answers.append(message.get("status"))
+
+            headers = [(b"host", b"testserver"), (b"content-type", kind.encode())]
+            scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+            await locked.app(scope, receive, send)
+
+        for path, method, content in operations:
+            answers = []
+            (kind,) = content
+            locked.portal.call(call, path, method, f"{kind}; boundary=x")
+            assert answers[0] == 401, path
+
     @pytest.mark.parametrize("path", ["/health", "/docs", "/openapi.json"])
     def test_what_everybody_may_see(self, locked, path):
         assert locked.get(path).status_code == 200
@@ -151,7 +177,12 @@ class TestLimits:
     def test_a_page_of_another_site_gets_nowhere(self, serving, tmp_path):
         with serving(tmp_path, hosts=("127.0.0.1", "testserver")) as client:
             assert client.get("/v1/sessions", headers={"Origin": "http://testserver"}).status_code == 200
-            for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
+            for headers in (
+                {"Origin": "https://evil.example"},
+                {"Host": "evil.example"},
+                {"Origin": "null"},
+                {"Origin": "http://["},
+            ):
                 assert client.get("/v1/sessions", headers=headers).status_code == 403
 
 

@@ -11,7 +11,7 @@ from infini_attention.server import jobs
 from infini_attention.server.engine import Steps
 from infini_attention.server.errors import ApiError
 from infini_attention.server.jobs import Outcome
-from infini_attention.server.service import Owner, Service, ServiceOf
+from infini_attention.server.service import KeyedRoute, Owner, Service, ServiceOf
 from infini_attention.server.shelf import new_name
 from infini_attention.server.streams import Done, Emit, Work, all_of, frame, streamed, while_there
 from infini_attention.server.texts import Prompt
@@ -29,7 +29,7 @@ from infini_attention.server.wire_completions import (
     TextChoice,
 )
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS, route_class=KeyedRoute)
 _LAST = b"data: [DONE]\n\n"
 
 

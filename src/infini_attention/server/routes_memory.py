@@ -7,12 +7,12 @@ from fastapi import APIRouter, Query, Request
 from infini_attention.evaluation.inspection import Reading, default_tokens
 from infini_attention.server import jobs
 from infini_attention.server.routes_sessions import Name, nothing_read
-from infini_attention.server.service import Owner, ServiceOf
+from infini_attention.server.service import KeyedRoute, Owner, ServiceOf
 from infini_attention.server.streams import while_there
 from infini_attention.server.wire import ERRORS
 from infini_attention.server.wire_memory import MemoryInfo
 
-router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS)
+router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS, route_class=KeyedRoute)
 Probe = Annotated[bool, Query(description="Whether to let a fork read on, which shows the memory at work.")]
 
 

@@ -10,14 +10,14 @@ from infini_attention.data.text import read_blocks
 from infini_attention.server import jobs
 from infini_attention.server.jobs import Outcome
 from infini_attention.server.routes_sessions import Name, uploads
-from infini_attention.server.service import Owner, Service, ServiceOf
+from infini_attention.server.service import KeyedRoute, Owner, Service, ServiceOf
 from infini_attention.server.streams import Done, Emit, Work, frame, streamed, while_there
 from infini_attention.server.texts import Prompt, check_text
 from infini_attention.server.wire import DEFAULT_NEW_TOKENS, ERRORS, EVENTS, Account, Usage
 from infini_attention.server.wire_sessions import Ask, GoOn, ReadResult, ReadText, Say, SessionReply
 from infini_attention.sessions import ReadStats, Session
 
-router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS)
+router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], responses=ERRORS, route_class=KeyedRoute)
 _LAST = b"data: [DONE]\n\n"
 _PROGRESS_SECONDS = 0.25
 _REMEDY = "send its encoding in the form field encoding, for instance latin-1, or save the file as UTF-8"

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from infini_attention.server import jobs
 from infini_attention.server.errors import ApiError
 from infini_attention.server.jobs import Outcome
-from infini_attention.server.service import Owner, Service, ServiceOf
+from infini_attention.server.service import KeyedRoute, Owner, Service, ServiceOf
 from infini_attention.server.shelf import new_name
 from infini_attention.server.streams import Done, Emit, frame, streamed, while_there
 from infini_attention.server.texts import Prompt
@@ -26,7 +26,7 @@ from infini_attention.server.wire_responses import (
 )
 from infini_attention.sessions import Session
 
-router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], responses=ERRORS)
+router = APIRouter(prefix="/v1/responses", tags=["OpenAI"], responses=ERRORS, route_class=KeyedRoute)
 Id = Annotated[str, Path(description="Of the response.")]
 
 

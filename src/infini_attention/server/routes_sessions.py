@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 
 from infini_attention.server import jobs
 from infini_attention.server.errors import ApiError, not_found, own_files
-from infini_attention.server.service import Owner, Service, ServiceOf
+from infini_attention.server.service import KeyedRoute, Owner, Service, ServiceOf
 from infini_attention.server.shelf import Held
 from infini_attention.server.streams import while_there
 from infini_attention.server.wire import ERRORS, Account, Deleted, SessionName
@@ -30,8 +30,10 @@ from infini_attention.server.wire_sessions import (
 )
 from infini_attention.sessions import StoredSession
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=ERRORS)
-uploads = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=ERRORS)  # bodies may be larger
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=ERRORS, route_class=KeyedRoute)
+uploads = APIRouter(
+    prefix="/v1/sessions", tags=["sessions"], responses=ERRORS, route_class=KeyedRoute
+)  # bodies may be larger
 Name = Annotated[str, InPath(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Of the session.")]
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -152,11 +152,24 @@ def owner_of_request(request: Request, sent: Annotated[HTTPAuthorizationCredenti
 def _check_origin(request: Request, hosts: tuple[str, ...]) -> None:
     """Where nobody is asked for a key, a page from elsewhere in somebody's browser must not get in."""
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    strange = origin is not None and urlsplit(origin).netloc != host
+    strange = origin is not None and origin.partition("://")[2] != host
     if strange or (hosts and request.url.hostname not in hosts):
         raise ApiError(
             403, "a page from another site cannot use this server: give it API keys if it should", "forbidden_origin"
         )
+
+
+class KeyedRoute(APIRoute):
+    """Asks for the key before anything of the body is read: a stranger's upload would fill the disk first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def asked(request: Request) -> Response:
+            owner_of_request(request, await _bearer(request))
+            return await handle(request)
+
+        return asked
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
