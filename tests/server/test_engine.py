@@ -91,6 +91,26 @@ def test_a_long_text_does_not_stall_a_reply(chatty, engine):
     assert max(b - a for a, b in pairwise(written)) <= 9  # random bytes are held back a little
 
 
+def test_a_batch_that_cannot_be_made_fails_and_nothing_else(chatty, engine, monkeypatch):
+    """The states of all replies are joined: there may be no memory for it."""
+    regroup, failures = Batch.regroup, [RuntimeError("out of memory")]
+
+    def failing(self, leaving, joining):
+        if joining and failures:
+            raise failures.pop()
+        regroup(self, leaving, joining)
+
+    monkeypatch.setattr(Batch, "regroup", failing)
+
+    async def tried():
+        steps, _ = reply_job(chatty, "Hi")
+        return await asyncio.wait_for(engine.run(steps), 20)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(tried())
+    assert asyncio.run(tried()).written_tokens == 20
+
+
 def test_cancelled_it_ends_before_the_next_step(chatty, engine, monkeypatch):
     steps_done, step = [], Batch.step
     reached, go_on = threading.Event(), threading.Event()

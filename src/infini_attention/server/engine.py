@@ -186,7 +186,11 @@ class Engine:
         for _, write in leaving:
             del self._writing[id(write.session)]
         self._writing |= {id(write.session): (job, write) for job, write in joining}
-        self._batch.regroup([write.session for _, write in leaving], [write.session for _, write in joining])
+        try:
+            self._batch.regroup([write.session for _, write in leaving], [write.session for _, write in joining])
+        except Exception as error:  # there may be no memory for so many states side by side
+            self._give_up([*leaving, *self._writing.values()], error)
+            return
         for job, _ in leaving:
             self._advance(job)
 
@@ -200,9 +204,7 @@ class Engine:
             logits = self._batch.step([write.writer.token_ids[-1] for _, write in entries])
             likeliest = logits.argmax(-1).tolist()
         except Exception as error:
-            self._batch, self._writing = Batch(self.model), {}
-            for job, _ in entries:
-                job.fail(error)
+            self._give_up(entries, error)
             return
         self.metrics.batch_size.observe(len(entries))
         self.metrics.step_seconds.observe(time.perf_counter() - start)
@@ -213,6 +215,12 @@ class Engine:
                 write.writer.choose(logits[row], likeliest[row])
             except Exception as error:
                 job.fail(error)
+
+    def _give_up(self, entries: Sequence[tuple[_Job, Write]], error: Exception) -> None:
+        """All replies of the batch fail, and the next one begins with none."""
+        self._batch, self._writing = Batch(self.model), {}
+        for job, _ in entries:
+            job.fail(error)
 
     def _read(self) -> None:
         """Pieces of what is to be read, in turn, until as many tokens are read as one step may take."""
