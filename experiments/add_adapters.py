@@ -14,17 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from infini_attention.errors import ConfigError, InfiniError
-from infini_attention.models.adapter_file import AdapterHeader, read_adapter_header, write_adapter
+from infini_attention.models.adapter_file import AdapterHeader, read_adapter_header, read_adapter_tensors, write_adapter
 
 
 def add(start: Path, others: Sequence[Path]) -> tuple[AdapterHeader, dict[str, Tensor]]:
     """The sum, and what it says of itself. Raises `ConfigError` for adapters that did not go on from `start`."""
     header, first = read_adapter_header(start), load_file(start)
     total, about = dict(first), {start.name: header.about}
+    shapes = {name: list(tensor.shape) for name, tensor in first.items()}
     for path in others:
-        of, tensors = read_adapter_header(path), load_file(path)
-        if (of.base, of.settings, of.lora, tensors.keys()) != (header.base, header.settings, header.lora, first.keys()):
+        of = read_adapter_header(path)
+        if (of.base, of.settings, of.lora) != (header.base, header.settings, header.lora):
             raise ConfigError(f"{path}: expected an adapter that went on from {start}; its base or settings are others")
+        tensors = read_adapter_tensors(path, shapes)
         total = {name: tensor + (tensors[name] - first[name]) for name, tensor in total.items()}
         about[str(path)] = of.about
     return replace(header, about={"sum": about}), total

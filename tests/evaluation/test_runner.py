@@ -213,6 +213,10 @@ class TestFacts:
         task = FactsTask(tokenizer, filler, (9216,), counts=(64,), questions=64, samples=1)
         assert not set(task.sample({"length": 9216, "facts": 64}, 0).names) & set(TRAIN_NAMES)
 
+    def test_they_are_stated_once(self, tokenizer, filler):
+        with pytest.raises(ConfigError, match="rewritten must be 0; got 1"):
+            FactsTask(tokenizer, filler, (4096,), counts=(4,), rewritten=1)
+
 
 def test_samples_never_change(task):
     """A cell's samples depend on nothing but what its key says."""

@@ -12,6 +12,7 @@ from infini_attention.data.haystack import Haystack
 from infini_attention.data.names import TEST_NAMES
 from infini_attention.data.recall import RecallSample, named_keys
 from infini_attention.data.seeds import evaluation_rng
+from infini_attention.errors import ConfigError
 from infini_attention.evaluation.journal import Record
 from infini_attention.evaluation.recall import Outcome, recall
 from infini_attention.evaluation.stream import Stream
@@ -99,11 +100,16 @@ class FactsTask(KeysTask):
 
     Attributes:
         counts: how many facts, each a column of cells.
-        rewritten: 0.
+        rewritten: 0; a fact is stated once.
     """
 
     name: ClassVar[str] = "facts"
     axis: ClassVar[str] = "facts"
+
+    def __post_init__(self) -> None:
+        if self.rewritten:
+            raise ConfigError(f"facts are stated once, so rewritten must be 0; got {self.rewritten}")
+        super().__post_init__()
 
     def _asked(self, count: int) -> dict[str, int]:
         return {"questions": min(self.questions, count)}
